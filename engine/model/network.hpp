@@ -1,0 +1,77 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/config/recipe.hpp"
+#include "engine/data/batch.hpp"
+#include "engine/model/layer.hpp"
+
+namespace coppice {
+
+/// Sums behind the metrics of some batches. Losses are in nats.
+struct LossTotals {
+  double loss = 0.0;      // Σ over targets that count
+  double correct = 0.0;
+  double count = 0.0;
+  double mean() const { return count > 0 ? loss / count : 0.0; }
+};
+
+/// A model: layers in a row, their parameters in one store, the loss at the end. Built from a ModelConfig and the
+/// shape of the data:  [embedding] → recurrent × layers → [last_step] → dense → loss,  dropout in between.
+///
+/// Tensor names are PyTorch's: "embedding.weight", "rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0",
+/// "rnn.bias_hh_l0", (… "_l1", "_l0_reverse"), "decoder.weight", "decoder.bias". The prefix of the recurrent
+/// tensors is "rnn" whatever the cell.
+class Network {
+ public:
+  Network(Backend& backend, const ModelConfig& config, const DataShape& data);
+  ~Network();
+
+  const ModelConfig& config() const { return config_; }
+  const DataShape& data_shape() const { return data_; }
+  Backend& backend() const { return *backend_; }
+  ParameterStore& store() { return *store_; }
+  const ParameterStore& store() const { return *store_; }
+  std::span<const std::unique_ptr<Layer>> layers() const { return layers_; }
+
+  void initialise(uint64_t seed);
+
+  /// Forward without gradients; adds to the totals on the device. Carries the state when the batch says so.
+  void evaluate(const Batch& batch);
+  /// Forward and backward: gradients += scale · ∂Σloss, by `loss_reduction` ("mean": scale = 1/targets that
+  /// count; "sum_steps": 1/B). Adds to the totals.
+  void accumulate_gradients(const Batch& batch, std::string_view loss_reduction, RandomStream random);
+  void zero_gradients();
+
+  /// Logits [rows, classes] of a batch on the host: for sampling and tests.
+  std::vector<float> logits(const Batch& batch);
+
+  /// Reads the totals (one wait) and sets them to zero.
+  LossTotals take_totals();
+
+  /// Carried state: zero it, or save and restore it (checkpoints).
+  void reset_state();
+  std::vector<float> download_state() const;
+  void upload_state(std::span<const float> state, int64_t batch);
+  int64_t state_batch() const;
+
+  /// Executes the recurrent and dense matrices in `layout` from now on (inference only).
+  void use_layout(std::string_view layout);
+  int64_t weight_bytes() const;
+
+ private:
+  struct Activations;
+  void prepare(const Batch& batch);
+
+  Backend* backend_;
+  ModelConfig config_;
+  DataShape data_;
+  std::vector<std::unique_ptr<Layer>> layers_;
+  std::unique_ptr<ParameterStore> store_;
+  std::unique_ptr<Activations> activations_;
+};
+
+}  // namespace coppice

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "kernels/tensor.hpp"
+
+namespace coppice {
+
+/// A matrix W [out, in] as a layer sees it: it multiplies, and how it is laid out is nobody's business above
+/// this line. *Dense* refers to the caller's values and keeps packed copies of them; a *sparse layout* owns
+/// its nonzeros. Masked is not a third kind: a masked dense matrix is dense with zeros in it.
+///
+/// The public functions check shapes and devices once (Error(bad_input)) and call the protected ones.
+/// Every product is deterministic, and the same for any number of threads.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  Weight(const Weight&) = delete;
+  Weight& operator=(const Weight&) = delete;
+
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  Device device() const { return device_; }
+
+  /// "dense", "csr", …: the name under which `Backend::make_weight` finds it.
+  virtual std::string_view layout() const = 0;
+  /// Stored values: out * in for dense.
+  virtual int64_t nonzeros() const = 0;
+  /// Bytes that inference touches, indices included.
+  virtual int64_t bytes() const = 0;
+
+  /// The values [out, in] changed but (for a sparse layout) not which of them are zero. Must be called
+  /// after every change of the values: packed copies are renewed, at the latest when they are next used.
+  void refresh(MatrixView<const float> values);
+
+  /// y = x·Wᵀ (+ bias) (+ y when `accumulate`). x [n, in], y [n, out], bias [out] or empty.
+  void multiply(MatrixView<const float> x, VectorView<const float> bias, MatrixView<float> y,
+                bool accumulate = false);
+
+  /// dx = dy·W (+ dx when `accumulate`). dy [n, out], dx [n, in].
+  void multiply_transposed(MatrixView<const float> dy, MatrixView<float> dx, bool accumulate = false);
+
+  /// dw += dyᵀ·x, dw [out, in] dense. A sparse layout touches only the places where it has values.
+  void accumulate_gradient(MatrixView<const float> dy, MatrixView<const float> x, MatrixView<float> dw);
+
+ protected:
+  Weight(int64_t out, int64_t in, Device device) : out_(out), in_(in), device_(device) {}
+
+  virtual void refresh_impl(MatrixView<const float> values) = 0;
+  virtual void multiply_impl(MatrixView<const float> x, VectorView<const float> bias, MatrixView<float> y,
+                             bool accumulate) = 0;
+  virtual void multiply_transposed_impl(MatrixView<const float> dy, MatrixView<float> dx,
+                                        bool accumulate) = 0;
+  virtual void accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
+                                        MatrixView<float> dw) = 0;
+
+ private:
+  int64_t out_;
+  int64_t in_;
+  Device device_;
+};
+
+}  // namespace coppice
