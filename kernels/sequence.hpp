@@ -1,15 +1,9 @@
 #pragma once
 
+#include "kernels/random.hpp"
 #include "kernels/tensor.hpp"
 
 namespace coppice {
-
-/// A stream of random numbers named by (key, counter): counter-based (Philox-4x32-10, Salmon et al. 2011), so
-/// that element i of a dropout mask is the same on every device and needs no storage between the passes.
-struct RandomStream {
-  uint64_t key = 0;      // from the run's seed and the layer
-  uint64_t counter = 0;  // the optimizer step: another mask at every step
-};
 
 /// What a layer needs beside its matrices. Row r of a [T·B, ·] matrix is step r / B of stream r % B.
 /// Parameter gradients accumulate (+=); activation gradients overwrite (=). Deterministic.
@@ -26,7 +20,7 @@ class SequenceOps {
   void add_column_sums(MatrixView<const float> x, VectorView<float> sums);
 
   /// y = x / (1 − p) where kept, else 0; the same call with dy and dx is the backward pass. y may be x.
-  /// Element (r, c) is dropped by the draw numbered r · cols + c.
+  /// Element (r, c) is dropped when the uniform draw numbered r · cols + c of the stream (random.hpp) is < p.
   void dropout(MatrixView<const float> x, float probability, RandomStream stream, MatrixView<float> y);
 
   /// y[b] = x[(lengths[b] − 1) · B + b]: each stream's last valid step (lengths empty: the last of T).
