@@ -9,16 +9,17 @@
 
 namespace coppice {
 
-/// The shape of one batch on the device. lengths [B] or empty.
+/// The shape of one batch on the device, and the two integer inputs of a sequence, which layers share.
 struct SequenceShape {
-  int64_t steps = 0;  // T
-  int64_t batch = 0;  // B
-  VectorView<const int32_t> lengths{};
+  int64_t steps = 0;                    // T
+  int64_t batch = 0;                    // B
+  VectorView<const int32_t> lengths{};  // [B], or empty when every stream has T valid steps
+  VectorView<const int32_t> ids{};      // [T·B] when the steps are ids (the embedding's input), else empty
   int64_t rows() const { return steps * batch; }
 };
 
-/// A bump allocator over one device buffer: what a forward pass saves for its backward pass, at addresses that
-/// stay the same from batch to batch of one shape (so that a captured graph can be replayed).
+/// A bump allocator over one device buffer: what a forward pass saves for its backward pass, at addresses
+/// that stay the same from batch to batch of one shape (so that a captured graph can be replayed).
 class Arena {
  public:
   explicit Arena(Backend& backend) : backend_(&backend) {}
@@ -41,52 +42,51 @@ class Arena {
   int64_t used_ = 0;
 };
 
-/// The state that a recurrent layer carries between batches: slots in one buffer that the network owns.
-struct CarriedState {
-  MatrixView<float> hidden;  // [directions · B, H]
-  MatrixView<float> cell;    // LSTM, else empty
-};
-
 struct Pass {
-  bool training = false;      // dropout draws, and `saved` is kept for backward
-  bool input_gradient = true; // backward: somebody wants dx
-  RandomStream random{};      // dropout
+  bool training = false;       // dropout draws, and `saved` is kept for backward
+  bool input_gradient = true;  // backward: somebody wants dx
+  RandomStream random{};       // dropout
 };
 
-/// A layer with hand-written passes: no tape, because W·x of all time steps is one product and dW is one product
-/// over T·B rows, which a tape of small operations hides.
+/// A layer with hand-written passes: no tape, because W·x of all time steps is one product and dW is one
+/// product over T·B rows, which a tape of small operations hides.
 ///
 /// Contract of gradients: **parameter gradients accumulate (+=)**, so that micro-batches add up; **activation
-/// gradients overwrite (=)**. `saved` is bump-allocated by forward in the same order each time; backward gets the
-/// arena as forward left it and may overwrite what was saved.
+/// gradients overwrite (=)**. `saved` is bump-allocated by forward in the same order each time; backward gets
+/// the arena as forward left it and may overwrite what was saved.
 class Layer {
  public:
   virtual ~Layer() = default;
 
-  virtual std::string_view kind() const = 0;          // "embedding", "recurrent", "dense", …
-  virtual int64_t outputs() const = 0;                // width of y
+  virtual std::string_view kind() const = 0;  // "embedding", "recurrent", "dense", …
+  virtual int64_t outputs() const = 0;        // width of y
   /// Rows of y for a batch: T·B, or B behind `last_step`.
   virtual int64_t output_rows(const SequenceShape& shape) const { return shape.rows(); }
   /// The tensors of this layer; the store is made from all layers' segments.
   virtual std::vector<Segment> segments() const { return {}; }
-  /// Called once when the store exists.
+  /// Called once when the store exists; it outlives the layer.
   virtual void bind(ParameterStore&) {}
   /// Fills this layer's parameters on the host side from counter-based draws; `init` as in ModelConfig.
   virtual void initialise(ParameterStore&, std::string_view /*init*/, double /*range*/, uint64_t /*seed*/) {}
 
-  /// Arena bytes that forward takes (training) for this shape.
+  /// y may be x: the network then hands the same memory to both, forwards and backwards.
+  virtual bool in_place() const { return false; }
+
+  /// Arena bytes that forward takes for this shape. Without `training` they are scratch.
   virtual int64_t saved_bytes(const SequenceShape& shape, bool training) const = 0;
 
-  /// x [rows, inputs] → y [output_rows, outputs].
-  virtual void forward(const SequenceShape& shape, MatrixView<const float> x, MatrixView<float> y, Arena& saved,
-                       const Pass& pass) = 0;
+  /// x [rows, inputs] → y [output_rows, outputs]. The embedding reads shape.ids and ignores x.
+  virtual void forward(const SequenceShape& shape, MatrixView<const float> x, MatrixView<float> y,
+                       Arena& saved, const Pass& pass) = 0;
   /// dy → dx (empty when pass.input_gradient is false), and += into the store's gradients.
   virtual void backward(const SequenceShape& shape, MatrixView<const float> x, MatrixView<const float> dy,
                         MatrixView<float> dx, const Pass& pass) = 0;
 
   /// Floats of carried state a stream (0: none); the network owns the memory.
   virtual int64_t state_floats() const { return 0; }
-  /// state [B, state_floats()] or empty (zero initial state): read before, written after a forward pass.
+  /// state [B, state_floats()] or empty (zero initial state): read before, written after a forward pass. A
+  /// row is h (and c, for LSTM) of each direction in turn. Gradients don't flow through it: backpropagation
+  /// is truncated at the batch.
   virtual void attach_state(MatrixView<float> /*state*/) {}
 
   /// Inference: the layer's large matrices in a named layout instead of dense ("csr"), made from the store.

@@ -13,14 +13,15 @@ namespace coppice {
 
 /// Sums behind the metrics of some batches. Losses are in nats.
 struct LossTotals {
-  double loss = 0.0;      // Σ over targets that count
+  double loss = 0.0;  // Σ over targets that count
   double correct = 0.0;
   double count = 0.0;
   double mean() const { return count > 0 ? loss / count : 0.0; }
 };
 
-/// A model: layers in a row, their parameters in one store, the loss at the end. Built from a ModelConfig and the
-/// shape of the data:  [embedding] → recurrent × layers → [last_step] → dense → loss,  dropout in between.
+/// A model: layers in a row, their parameters in one store, the loss at the end. Built from a ModelConfig and
+/// the shape of the data:  [embedding] → recurrent × layers → [last_step] → dense → loss,  dropout in
+/// between.
 ///
 /// Tensor names are PyTorch's: "embedding.weight", "rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0",
 /// "rnn.bias_hh_l0", (… "_l1", "_l0_reverse"), "decoder.weight", "decoder.bias". The prefix of the recurrent
@@ -37,6 +38,9 @@ class Network {
   const ParameterStore& store() const { return *store_; }
   std::span<const std::unique_ptr<Layer>> layers() const { return layers_; }
 
+  Network(const Network&) = delete;
+  Network& operator=(const Network&) = delete;
+
   void initialise(uint64_t seed);
 
   /// Forward without gradients; adds to the totals on the device. Carries the state when the batch says so.
@@ -49,10 +53,13 @@ class Network {
   /// Logits [rows, classes] of a batch on the host: for sampling and tests.
   std::vector<float> logits(const Batch& batch);
 
-  /// Reads the totals (one wait) and sets them to zero.
+  /// Reads the totals (one wait) and sets them to zero. Whoever trains should not do so at every batch: on a
+  /// device it drains the queue.
   LossTotals take_totals();
 
-  /// Carried state: zero it, or save and restore it (checkpoints).
+  /// Carried state: zero it, or save and restore it (checkpoints). For each recurrent layer in turn [B,
+  /// floats a stream]; empty when no batch was seen since `reset_state`. A batch that carries the state must
+  /// have as many streams as the one before.
   void reset_state();
   std::vector<float> download_state() const;
   void upload_state(std::span<const float> state, int64_t batch);
@@ -64,13 +71,17 @@ class Network {
 
  private:
   struct Activations;
-  void prepare(const Batch& batch);
+  void prepare(const Batch& batch, bool training);
+  MatrixView<float> forward(const Pass& pass);
+  void backward(MatrixView<float> dy, Pass pass);
+  void loss(MatrixView<float> logits, float scale, bool gradient);
 
   Backend* backend_;
   ModelConfig config_;
   DataShape data_;
-  std::vector<std::unique_ptr<Layer>> layers_;
   std::unique_ptr<ParameterStore> store_;
+  std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<bool> input_gradient_;  // by layer: somebody below it has parameters
   std::unique_ptr<Activations> activations_;
 };
 
