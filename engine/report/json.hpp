@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "engine/report/run_report.hpp"
+
+namespace coppice {
+
+/// The version of report.json's form. It grows when a field that stood changes its meaning or goes; new
+/// fields leave it alone. README.md documents the form.
+inline constexpr int kReportSchema = 1;
+
+/// report.json. Numbers that are not finite become null, and so do metrics that were not taken and files that
+/// were not written; text that is not UTF-8 gets replacement characters.
+std::string report_json(const RunReport& report);
+
+/// The report of a run that is over. `name` stands for the file in messages. Throws Error(bad_input) when the
+/// text is not such a report or of another schema.
+RunReport parse_report(std::string_view json, std::string_view name);
+
+}  // namespace coppice
