@@ -10,7 +10,8 @@
 
 namespace coppice::cpu {
 
-/// What every family of CPU operations is told once, when the backend opens. A copy is kept: it never changes.
+/// What every family of CPU operations is told once, when the backend opens. A copy is kept: it never
+/// changes.
 struct CpuContext {
   Isa isa = Isa::baseline;
   /// For `num_threads(threads)` of parallel regions. Results must not depend on it.

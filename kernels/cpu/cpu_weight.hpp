@@ -4,9 +4,9 @@
 
 namespace coppice::cpu {
 
-/// What the CPU's recurrence asks of a weight, whatever its layout: products of a few rows by one thread, so that
-/// each thread owns a slice of the batch for the whole sequence and no barrier stands inside the time loop.
-/// A row's result never depends on which other rows it is computed with.
+/// What the CPU's recurrence asks of a weight, whatever its layout: products of a few rows by one thread, so
+/// that each thread owns a slice of the batch for the whole sequence and no barrier stands inside the time
+/// loop. A row's result never depends on which other rows it is computed with.
 class CpuWeight : public Weight {
  public:
   using Weight::Weight;

@@ -4,9 +4,9 @@
 
 namespace coppice::cpu {
 
-/// The instruction sets for which isa/ is compiled. One is chosen when the backend opens: the widest that this
-/// processor has, or the one that the environment variable COPPICE_ISA names (baseline, avx2, avx512), so that
-/// tests can run every path. Naming one that the processor lacks is an error.
+/// The instruction sets for which isa/ is compiled. One is chosen when the backend opens: the widest that
+/// this processor has, or the one that the environment variable COPPICE_ISA names (baseline, avx2, avx512),
+/// so that tests can run every path. Naming one that the processor lacks is an error.
 enum class Isa { baseline, avx2, avx512 };
 
 Isa choose_isa();

@@ -1,0 +1,140 @@
+#include "kernels/cpu/cpu_backend.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/dense.hpp"
+#include "kernels/cpu/layouts/csr.hpp"
+#include "kernels/cpu/memory.hpp"
+#include "kernels/error.hpp"
+
+namespace coppice::cpu {
+namespace {
+
+/// The processors that this process may run on: what `taskset` or a container left it. Machines with more
+/// than 1024 need a mask larger than cpu_set_t, hence the loop.
+int processors_of_affinity_mask() {
+  for (int capacity = 1024; capacity <= 1 << 20; capacity *= 2) {
+    const size_t bytes = CPU_ALLOC_SIZE(capacity);
+    std::vector<char> mask(bytes);
+    cpu_set_t* set = reinterpret_cast<cpu_set_t*>(mask.data());
+    if (sched_getaffinity(0, bytes, set) == 0) return std::max(1, CPU_COUNT_S(bytes, set));
+  }
+  return 1;
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) {
+      const size_t colon = line.find(": ");
+      if (colon != std::string::npos) return line.substr(colon + 2);
+    }
+  }
+  return "CPU";
+}
+
+CpuContext make_context(const BackendOptions& options) {
+  if (options.threads < 0) bad_input("threads is {}, expected 0 (all processors) or more", options.threads);
+  return {choose_isa(), options.threads > 0 ? options.threads : processors_of_affinity_mask()};
+}
+
+using MakeWeight = std::unique_ptr<Weight> (*)(const CpuContext&, MatrixView<const float>);
+
+template <class W>
+std::unique_ptr<Weight> make(const CpuContext& context, MatrixView<const float> values) {
+  return std::make_unique<W>(context, values);
+}
+
+/// Every layout of this backend, "dense" first. A layout is added by its file in layouts/ and its line here.
+struct LayoutEntry {
+  std::string_view name;
+  MakeWeight make;
+};
+constexpr LayoutEntry kLayouts[] = {
+    {"dense", make<DenseWeight>},
+    {"csr", make<CsrWeight>},
+};
+
+}  // namespace
+
+CpuBackend::CpuBackend(const BackendOptions& options)
+    : Backend(Device{Device::Type::cpu, 0}),
+      context_(make_context(options)),
+      recurrence_(make_recurrence(context_)),
+      sequence_(make_sequence(context_)),
+      optimizer_(make_optimizer(context_)),
+      selection_(make_selection(context_)) {}
+
+DeviceInfo CpuBackend::info() const {
+  DeviceInfo info;
+  info.device = device();
+  info.name = processor_name();
+  info.detail = to_string(context_.isa);
+  info.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
+  info.threads = context_.threads;
+  return info;
+}
+
+void* CpuBackend::allocate(int64_t bytes, std::string_view what) {
+  return cpu::allocate(bytes, what);
+}
+void CpuBackend::release(void* data, int64_t) noexcept {
+  cpu::release(data);
+}
+
+void CpuBackend::upload(const void* host, void* device, int64_t bytes) {
+  copy(host, device, bytes);
+}
+void CpuBackend::download(const void* device, void* host, int64_t bytes) {
+  copy(device, host, bytes);
+}
+
+void CpuBackend::copy(const void* from, void* to, int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
+void CpuBackend::copy(MatrixView<const float> from, MatrixView<float> to) {
+  if (from.rows != to.rows || from.cols != to.cols) {
+    bad_input("copy: a matrix of [{}, {}] does not fit one of [{}, {}]", from.rows, from.cols, to.rows,
+              to.cols);
+  }
+  if (from.device != device() || to.device != device()) {
+    bad_input("copy: from {} to {} on the backend of {}", coppice::to_string(from.device),
+              coppice::to_string(to.device), coppice::to_string(device()));
+  }
+  for (int64_t r = 0; r < from.rows; ++r) {
+    copy(from.row(r), to.row(r), from.cols * static_cast<int64_t>(sizeof(float)));
+  }
+}
+
+void CpuBackend::fill_zero(void* data, int64_t bytes) {
+  if (bytes > 0) std::memset(data, 0, static_cast<size_t>(bytes));
+}
+
+std::unique_ptr<Weight> CpuBackend::make_weight(std::string_view layout, MatrixView<const float> values) {
+  if (values.device != device()) {
+    bad_input("a weight's values lie on {}, the backend is {}", coppice::to_string(values.device),
+              coppice::to_string(device()));
+  }
+  for (const LayoutEntry& entry : kLayouts) {
+    if (entry.name == layout) return entry.make(context_, values);
+  }
+  bad_input("no weight layout \"{}\" on {}; known: {}", layout, coppice::to_string(device()),
+            fmt::join(layouts(), ", "));
+}
+
+std::vector<std::string_view> CpuBackend::layouts() const {
+  std::vector<std::string_view> names;
+  for (const LayoutEntry& entry : kLayouts) names.push_back(entry.name);
+  return names;
+}
+
+}  // namespace coppice::cpu

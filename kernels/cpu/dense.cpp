@@ -1,0 +1,225 @@
+#include "kernels/cpu/dense.hpp"
+
+#include <algorithm>
+
+namespace coppice::cpu {
+namespace {
+
+const GemmKernels& kernels_for(Isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::avx512:
+      return avx512::gemm_kernels();
+    case Isa::avx2:
+      return avx2::gemm_kernels();
+#endif
+    default:
+      return baseline::gemm_kernels();
+  }
+}
+
+/// Below this many multiply-adds (or moved elements) a parallel region costs more than it saves.
+constexpr int64_t kParallelWork = 50'000;
+
+/// Scratch of the calling thread, kept between calls: the time loop of a recurrence must not allocate.
+float* thread_scratch(int64_t floats) {
+  thread_local Scratch scratch;
+  return scratch.floats(floats, "a product's working memory");
+}
+
+int64_t panel_count(const GemmKernels& kernels, int64_t columns) {
+  return (columns + kernels.panel_columns - 1) / kernels.panel_columns;
+}
+
+/// How C is cut for `threads`: into row_parts x panel_parts shares, the cut whose largest share is smallest,
+/// preferring rows (a share then packs only its own rows of A).
+struct Grid {
+  int64_t row_parts = 1;
+  int64_t panel_parts = 1;
+};
+
+Grid choose_grid(int64_t rows, int64_t panels, int64_t threads) {
+  Grid best;
+  int64_t best_cost = rows * panels;
+  for (int64_t row_parts = threads; row_parts >= 1; --row_parts) {
+    const int64_t panel_parts = threads / row_parts;
+    if (row_parts > rows || panel_parts > panels) continue;
+    const int64_t cost = ((rows + row_parts - 1) / row_parts) * ((panels + panel_parts - 1) / panel_parts);
+    if (cost < best_cost) {
+      best_cost = cost;
+      best = {row_parts, panel_parts};
+    }
+  }
+  return best;
+}
+
+void multiply_parallel(const GemmKernels& kernels, const GemmBlock& whole, int64_t threads) {
+  const int64_t panels = panel_count(kernels, whole.columns);
+  const Grid grid = whole.rows * whole.depth * whole.columns < kParallelWork
+                        ? Grid{}
+                        : choose_grid(whole.rows, panels, threads);
+  const int64_t shares = grid.row_parts * grid.panel_parts;
+  const int64_t share_rows = (whole.rows + grid.row_parts - 1) / grid.row_parts;
+  // One allocation here rather than one in each thread: an exception can't leave a parallel region.
+  const int64_t share_scratch = (kernels.scratch_floats(share_rows, whole.depth) + 15) / 16 * 16;
+  float* scratch = thread_scratch(share_scratch * shares);
+
+  const auto run = [&](int64_t share) {
+    const int64_t row_part = share / grid.panel_parts, panel_part = share % grid.panel_parts;
+    const int64_t first_row = whole.rows * row_part / grid.row_parts;
+    GemmBlock block = whole;
+    block.rows = whole.rows * (row_part + 1) / grid.row_parts - first_row;
+    block.a += whole.a_by_depth ? first_row : first_row * whole.a_stride;
+    block.c += first_row * whole.c_stride;
+    block.first_panel = panels * panel_part / grid.panel_parts;
+    block.last_panel = panels * (panel_part + 1) / grid.panel_parts;
+    kernels.multiply(block, scratch + share * share_scratch);
+  };
+  if (shares == 1) return run(0);
+#pragma omp parallel for num_threads(static_cast <int>(shares)) schedule(static)
+  for (int64_t share = 0; share < shares; ++share) run(share);
+}
+
+using Pack = void (*)(const float*, int64_t, int64_t, int64_t, int64_t, int64_t, float*);
+
+/// Packs a B [depth, columns] whose elements lie in `source`.
+void pack_parallel(const GemmKernels& kernels, Pack pack, const float* source, int64_t stride, int64_t depth,
+                   int64_t columns, float* panels, int64_t threads) {
+  const int64_t count = panel_count(kernels, columns);
+  const int64_t parts = depth * columns < kParallelWork ? 1 : std::min(threads, count);
+  if (parts <= 1) return pack(source, stride, depth, columns, 0, count, panels);
+#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static)
+  for (int64_t part = 0; part < parts; ++part) {
+    pack(source, stride, depth, columns, count * part / parts, count * (part + 1) / parts, panels);
+  }
+}
+
+/// A product over zero terms: y = bias, 0 or unchanged.
+void start_only(const GemmBlock& block) {
+  for (int64_t r = 0; r < block.rows; ++r) {
+    for (int64_t j = 0; j < block.columns; ++j) {
+      float& c = block.c[r * block.c_stride + j];
+      c = (block.accumulate ? c : 0.0f) + (block.bias != nullptr ? block.bias[j] : 0.0f);
+    }
+  }
+}
+
+}  // namespace
+
+DenseWeight::DenseWeight(const CpuContext& context, MatrixView<const float> values)
+    : CpuWeight(values.rows, values.cols, values.device),
+      context_(context),
+      kernels_(kernels_for(context.isa)),
+      values_(values) {}
+
+void DenseWeight::refresh_impl(MatrixView<const float> values) {
+  values_ = values;
+  forward_stale_ = backward_stale_ = true;
+}
+
+void DenseWeight::pack_forward() {
+  if (!forward_stale_) return;
+  float* panels = forward_.floats(kernels_.packed_floats(in(), out()), "a weight's packed copy");
+  pack_parallel(kernels_, kernels_.pack_transposed, values_.data, values_.stride, in(), out(), panels,
+                context_.threads);
+  forward_stale_ = false;
+}
+
+void DenseWeight::pack_backward() {
+  if (!backward_stale_) return;
+  float* panels = backward_.floats(kernels_.packed_floats(out(), in()), "a weight's packed transpose");
+  pack_parallel(kernels_, kernels_.pack, values_.data, values_.stride, out(), in(), panels, context_.threads);
+  backward_stale_ = false;
+}
+
+void DenseWeight::prepare_rows(bool transposed) {
+  transposed ? pack_backward() : pack_forward();
+}
+
+void DenseWeight::multiply_impl(MatrixView<const float> x, VectorView<const float> bias, MatrixView<float> y,
+                                bool accumulate) {
+  GemmBlock block;
+  block.a = x.data;
+  block.a_stride = x.stride;
+  block.c = y.data;
+  block.c_stride = y.stride;
+  block.bias = bias.empty() ? nullptr : bias.data;
+  block.accumulate = accumulate;
+  block.rows = x.rows;
+  block.depth = in();
+  block.columns = out();
+  if (block.depth == 0) return start_only(block);
+  pack_forward();
+  block.panels = forward_.data();
+  multiply_parallel(kernels_, block, context_.threads);
+}
+
+void DenseWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixView<float> dx,
+                                           bool accumulate) {
+  GemmBlock block;
+  block.a = dy.data;
+  block.a_stride = dy.stride;
+  block.c = dx.data;
+  block.c_stride = dx.stride;
+  block.accumulate = accumulate;
+  block.rows = dy.rows;
+  block.depth = out();
+  block.columns = in();
+  if (block.depth == 0) return start_only(block);
+  pack_backward();
+  block.panels = backward_.data();
+  multiply_parallel(kernels_, block, context_.threads);
+}
+
+void DenseWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
+                                           MatrixView<float> dw) {
+  thread_local Scratch packed_x;
+  float* panels = packed_x.floats(kernels_.packed_floats(x.rows, in()), "a gradient's packed input");
+  pack_parallel(kernels_, kernels_.pack, x.data, x.stride, x.rows, in(), panels, context_.threads);
+  GemmBlock block;
+  block.a = dy.data;
+  block.a_stride = dy.stride;
+  block.a_by_depth = true;
+  block.panels = panels;
+  block.c = dw.data;
+  block.c_stride = dw.stride;
+  block.accumulate = true;
+  block.rows = out();
+  block.depth = x.rows;
+  block.columns = in();
+  multiply_parallel(kernels_, block, context_.threads);
+}
+
+namespace {
+
+/// A few rows by the calling thread alone.
+void multiply_few(const GemmKernels& kernels, const float* panels, const float* a, int64_t a_stride,
+                  int64_t rows, int64_t depth, int64_t columns, float* c, int64_t c_stride, bool accumulate) {
+  GemmBlock block;
+  block.a = a;
+  block.a_stride = a_stride;
+  block.panels = panels;
+  block.c = c;
+  block.c_stride = c_stride;
+  block.accumulate = accumulate;
+  block.rows = rows;
+  block.depth = depth;
+  block.columns = columns;
+  if (depth == 0) return start_only(block);
+  block.last_panel = panel_count(kernels, columns);
+  kernels.multiply(block, thread_scratch(kernels.scratch_floats(rows, depth)));
+}
+
+}  // namespace
+
+void DenseWeight::multiply_rows(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                                bool accumulate) const {
+  multiply_few(kernels_, forward_.data(), x, ldx, rows, in(), out(), y, ldy, accumulate);
+}
+
+void DenseWeight::multiply_transposed_rows(const float* dy, int64_t ldy, int64_t rows, float* dx, int64_t ldx,
+                                           bool accumulate) const {
+  multiply_few(kernels_, backward_.data(), dy, ldy, rows, out(), in(), dx, ldx, accumulate);
+}
+
+}  // namespace coppice::cpu

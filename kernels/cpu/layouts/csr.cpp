@@ -1,0 +1,187 @@
+#include "kernels/cpu/layouts/csr.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cpu/memory.hpp"
+#include "kernels/error.hpp"
+
+namespace coppice::cpu {
+namespace {
+
+const CsrKernels& kernels_for(Isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::avx512:
+      return avx512::csr_kernels();
+    case Isa::avx2:
+      return avx2::csr_kernels();
+#endif
+    default:
+      return baseline::csr_kernels();
+  }
+}
+
+/// Below this many multiply-adds (or moved elements) a parallel region costs more than it saves.
+constexpr int64_t kParallelWork = 50'000;
+
+float* thread_scratch(int64_t floats) {
+  thread_local Scratch scratch;
+  return scratch.floats(floats, "a sparse product's working memory");
+}
+
+/// The row at which part `part` of `parts` begins when the nonzeros are shared out evenly. Which thread makes
+/// a row does not change its bits.
+int64_t part_begin(const CsrArrays& a, int64_t rows, int64_t part, int64_t parts) {
+  if (part == parts) return rows;
+  const int64_t target = a.row_offsets[rows] * part / parts;
+  return std::lower_bound(a.row_offsets, a.row_offsets + rows, target) - a.row_offsets;
+}
+
+/// y (+)= x·Aᵀ (+ bias), A [out, in].
+void product(const CsrKernels& kernels, const CsrArrays& a, int64_t out, int64_t in, const float* x,
+             int64_t x_stride, int64_t n, const float* bias, bool accumulate, float* y, int64_t y_stride,
+             int64_t threads) {
+  const int64_t nonzeros = a.row_offsets[out];
+  const int64_t tiles = (n + kernels.tile - 1) / kernels.tile;
+  const int64_t parts = nonzeros * n < kParallelWork ? 1 : threads;
+  // Rows of x of too small a tile are cheaper one by one than padded.
+  const bool row_by_row = n * 4 <= kernels.tile;
+  float* packed = row_by_row ? nullptr : thread_scratch(kernels.tile * in);
+  for (int64_t t = 0; t < (row_by_row ? n : tiles); ++t) {
+    const int64_t begin = row_by_row ? t : t * kernels.tile;
+    const int64_t batch = row_by_row ? 1 : std::min(kernels.tile, n - begin);
+    if (!row_by_row) kernels.transpose_tile(x + begin * x_stride, x_stride, batch, in, packed);
+    const auto run = [&](int64_t part) {
+      const int64_t first = part_begin(a, out, part, parts), last = part_begin(a, out, part + 1, parts);
+      if (row_by_row) {
+        kernels.multiply_row(a, first, last, x + begin * x_stride, bias, accumulate, y + begin * y_stride);
+      } else {
+        kernels.multiply_tile(a, first, last, packed, batch, bias, accumulate, y + begin * y_stride,
+                              y_stride);
+      }
+    };
+    if (parts == 1) {
+      run(0);
+      continue;
+    }
+#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static)
+    for (int64_t part = 0; part < parts; ++part) run(part);
+  }
+}
+
+}  // namespace
+
+CsrWeight::CsrWeight(const CpuContext& context, MatrixView<const float> values)
+    : CpuWeight(values.rows, values.cols, values.device),
+      context_(context),
+      kernels_(kernels_for(context.isa)) {
+  if (values.cols > std::numeric_limits<int32_t>::max() ||
+      values.rows > std::numeric_limits<int32_t>::max()) {
+    bad_input("a CSR weight of [{}, {}] needs column numbers beyond 32 bits", values.rows, values.cols);
+  }
+  row_offsets_.reserve(static_cast<size_t>(values.rows) + 1);
+  row_offsets_.push_back(0);
+  for (int64_t r = 0; r < values.rows; ++r) {
+    const float* row = values.row(r);
+    for (int64_t c = 0; c < values.cols; ++c) {
+      if (row[c] == 0.0f) continue;
+      col_indices_.push_back(static_cast<int32_t>(c));
+      values_.push_back(row[c]);
+    }
+    row_offsets_.push_back(static_cast<int64_t>(values_.size()));
+  }
+}
+
+int64_t CsrWeight::bytes() const {
+  return static_cast<int64_t>(row_offsets_.size() * sizeof(int64_t) + col_indices_.size() * sizeof(int32_t) +
+                              values_.size() * sizeof(float));
+}
+
+void CsrWeight::refresh_impl(MatrixView<const float> values) {
+  for (int64_t r = 0; r < out(); ++r) {
+    const float* row = values.row(r);
+    for (int64_t p = row_offsets_[static_cast<size_t>(r)]; p < row_offsets_[static_cast<size_t>(r) + 1];
+         ++p) {
+      values_[static_cast<size_t>(p)] = row[col_indices_[static_cast<size_t>(p)]];
+    }
+  }
+  transposed_stale_ = true;
+}
+
+void CsrWeight::transpose() {
+  if (!transposed_stale_) return;
+  if (transposed_offsets_.empty()) {
+    transposed_offsets_.assign(static_cast<size_t>(in()) + 1, 0);
+    for (const int32_t c : col_indices_) ++transposed_offsets_[static_cast<size_t>(c) + 1];
+    for (size_t c = 0; c < static_cast<size_t>(in()); ++c)
+      transposed_offsets_[c + 1] += transposed_offsets_[c];
+    transposed_indices_.resize(values_.size());
+    permutation_.resize(values_.size());
+    std::vector<int64_t> next(transposed_offsets_.begin(), transposed_offsets_.end() - 1);
+    for (int64_t r = 0; r < out(); ++r) {
+      for (int64_t p = row_offsets_[static_cast<size_t>(r)]; p < row_offsets_[static_cast<size_t>(r) + 1];
+           ++p) {
+        const auto q = static_cast<size_t>(next[static_cast<size_t>(col_indices_[static_cast<size_t>(p)])]++);
+        transposed_indices_[q] = static_cast<int32_t>(r);
+        permutation_[q] = p;
+      }
+    }
+    transposed_values_.resize(values_.size());
+  }
+  for (size_t q = 0; q < permutation_.size(); ++q) {
+    transposed_values_[q] = values_[static_cast<size_t>(permutation_[q])];
+  }
+  transposed_stale_ = false;
+}
+
+void CsrWeight::prepare_rows(bool transposed) {
+  if (transposed) transpose();
+}
+
+void CsrWeight::multiply_impl(MatrixView<const float> x, VectorView<const float> bias, MatrixView<float> y,
+                              bool accumulate) {
+  product(kernels_, forward(), out(), in(), x.data, x.stride, x.rows, bias.empty() ? nullptr : bias.data,
+          accumulate, y.data, y.stride, context_.threads);
+}
+
+void CsrWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixView<float> dx, bool accumulate) {
+  transpose();
+  product(kernels_, backward(), in(), out(), dy.data, dy.stride, dy.rows, nullptr, accumulate, dx.data,
+          dx.stride, context_.threads);
+}
+
+void CsrWeight::multiply_rows(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                              bool accumulate) const {
+  product(kernels_, forward(), out(), in(), x, ldx, rows, nullptr, accumulate, y, ldy, 1);
+}
+
+void CsrWeight::multiply_transposed_rows(const float* dy, int64_t ldy, int64_t rows, float* dx, int64_t ldx,
+                                         bool accumulate) const {
+  product(kernels_, backward(), in(), out(), dy, ldy, rows, nullptr, accumulate, dx, ldx, 1);
+}
+
+void CsrWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
+                                         MatrixView<float> dw) {
+  const CsrArrays a = forward();
+  const int64_t parts = nonzeros() * x.rows < kParallelWork ? 1 : context_.threads;
+  float* x_tile = thread_scratch(kernels_.tile * (in() + out()));
+  float* dy_tile = x_tile + kernels_.tile * in();
+  for (int64_t begin = 0; begin < x.rows; begin += kernels_.tile) {
+    const int64_t batch = std::min(kernels_.tile, x.rows - begin);
+    kernels_.transpose_tile(x.row(begin), x.stride, batch, in(), x_tile);
+    kernels_.transpose_tile(dy.row(begin), dy.stride, batch, out(), dy_tile);
+    const auto run = [&](int64_t part) {
+      kernels_.add_gradient_tile(a, part_begin(a, out(), part, parts), part_begin(a, out(), part + 1, parts),
+                                 dy_tile, x_tile, dw.data, dw.stride);
+    };
+    if (parts == 1) {
+      run(0);
+      continue;
+    }
+#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static)
+    for (int64_t part = 0; part < parts; ++part) run(part);
+  }
+}
+
+}  // namespace coppice::cpu

@@ -1,0 +1,111 @@
+#include <dlfcn.h>
+
+#include <charconv>
+#include <filesystem>
+#include <string>
+
+#include "kernels/backend.hpp"
+#include "kernels/cpu/cpu_backend.hpp"
+#include "kernels/error.hpp"
+
+namespace coppice {
+namespace {
+
+constexpr const char* kCudaLibrary = "libcoppice_cuda.so";
+
+/// The folder of the binary that this code was linked into: a GPU backend is installed beside it.
+std::filesystem::path own_folder() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return {};
+  return std::filesystem::path(info.dli_fname).parent_path();
+}
+
+struct LoadableBackend {
+  OpenLoadableBackend open = nullptr;
+  std::string reason;  // why `open` is null
+};
+
+/// Opened at the first question about GPUs and kept until the process ends. Linking it instead would cost
+/// every start of the program the load of the vendor's libraries, and no start at all where they are missing.
+const LoadableBackend& cuda_library() {
+  static const LoadableBackend library = [] {
+    LoadableBackend result;
+    void* handle = nullptr;
+    const std::filesystem::path beside = own_folder() / kCudaLibrary;
+    std::error_code ignored;
+    if (std::filesystem::exists(beside, ignored)) handle = dlopen(beside.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (handle == nullptr) {
+      const char* error = std::filesystem::exists(beside, ignored) ? dlerror() : nullptr;
+      if (error != nullptr) result.reason = error;
+      handle = dlopen(kCudaLibrary, RTLD_NOW | RTLD_LOCAL);
+    }
+    if (handle == nullptr) {
+      if (result.reason.empty())
+        result.reason = fmt::format("no GPU backend: {} was not found", kCudaLibrary);
+      return result;
+    }
+    result.open = reinterpret_cast<OpenLoadableBackend>(dlsym(handle, "coppice_open_backend"));
+    if (result.open == nullptr) {
+      result.reason = fmt::format("{} does not export coppice_open_backend", kCudaLibrary);
+    } else {
+      result.reason.clear();
+    }
+    return result;
+  }();
+  return library;
+}
+
+/// A backend, or null with the reason.
+std::unique_ptr<Backend> open_cuda(int index, const BackendOptions& options, std::string& reason) {
+  const LoadableBackend& library = cuda_library();
+  if (library.open == nullptr) {
+    reason = library.reason;
+    return nullptr;
+  }
+  char text[512] = "";
+  std::unique_ptr<Backend> backend(library.open(kBackendAbi, index, options, text, sizeof text));
+  if (backend == nullptr) reason = text[0] != '\0' ? text : "the GPU backend gave no reason";
+  return backend;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> open_backend(std::string_view name, const BackendOptions& options,
+                                      std::string* note) {
+  if (note != nullptr) note->clear();
+  if (name == "cpu") return std::make_unique<cpu::CpuBackend>(options);
+
+  std::string reason;
+  if (name == "auto") {
+    if (auto backend = open_cuda(0, options, reason)) return backend;
+    if (note != nullptr) *note = fmt::format("running on the CPU ({})", reason);
+    return std::make_unique<cpu::CpuBackend>(options);
+  }
+
+  int index = 0;
+  bool known = name == "cuda";
+  if (name.starts_with("cuda:")) {
+    const std::string_view digits = name.substr(5);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+    known = error == std::errc{} && end == digits.data() + digits.size() && index >= 0 && index <= 255;
+  }
+  if (!known) bad_input("device \"{}\" is unknown; expected cpu, cuda, cuda:N or auto", name);
+  if (auto backend = open_cuda(index, options, reason)) return backend;
+  failure("device {} can't be used: {}", name, reason);
+}
+
+std::vector<DeviceListing> list_devices() {
+  std::vector<DeviceListing> devices;
+  devices.push_back({"cpu", cpu::CpuBackend(BackendOptions{}).info(), ""});
+  for (int index = 0;; ++index) {
+    std::string reason;
+    const auto backend = open_cuda(index, {}, reason);
+    if (backend == nullptr) {
+      if (index == 0) devices.push_back({"cuda", std::nullopt, reason});
+      return devices;
+    }
+    devices.push_back({to_string(backend->device()), backend->info(), ""});
+  }
+}
+
+}  // namespace coppice
