@@ -19,11 +19,11 @@ class Dropout final : public Layer {
 
   void forward(const SequenceShape&, MatrixView<const float> x, MatrixView<float> y, Arena&,
                const Pass& pass) override {
-    if (pass.training) drop(x, y, pass);
+    if (pass.dropout) drop(x, y, pass);
   }
   void backward(const SequenceShape&, MatrixView<const float>, MatrixView<const float> dy,
                 MatrixView<float> dx, const Pass& pass) override {
-    drop(dy, dx, pass);
+    if (pass.dropout) drop(dy, dx, pass);
   }
 
  private:

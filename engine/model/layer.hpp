@@ -43,7 +43,8 @@ class Arena {
 };
 
 struct Pass {
-  bool training = false;       // dropout draws, and `saved` is kept for backward
+  bool training = false;       // `saved` is kept for backward
+  bool dropout = false;        // dropout draws
   bool input_gradient = true;  // backward: somebody wants dx
   RandomStream random{};       // dropout
 };

@@ -202,9 +202,16 @@ void Network::evaluate(const Batch& batch) {
 }
 
 void Network::accumulate_gradients(const Batch& batch, std::string_view loss_reduction, RandomStream random) {
+  accumulate(batch, loss_reduction, {.training = true, .dropout = true, .random = random});
+}
+
+void Network::accumulate_gradients(const Batch& batch, std::string_view loss_reduction) {
+  accumulate(batch, loss_reduction, {.training = true});
+}
+
+void Network::accumulate(const Batch& batch, std::string_view loss_reduction, const Pass& pass) {
   const double scale = loss_scale(batch, loss_reduction);
   prepare(batch, true);
-  const Pass pass{.training = true, .random = random};
   const MatrixView<float> logits = forward(pass);
   loss(logits, static_cast<float>(scale), true);
   backward(logits, pass);

@@ -48,6 +48,8 @@ class Network {
   /// Forward and backward: gradients += scale · ∂Σloss, by `loss_reduction` ("mean": scale = 1/targets that
   /// count; "sum_steps": 1/B). Adds to the totals.
   void accumulate_gradients(const Batch& batch, std::string_view loss_reduction, RandomStream random);
+  /// The same of the whole model, without dropout: what scores are made of.
+  void accumulate_gradients(const Batch& batch, std::string_view loss_reduction);
   void zero_gradients();
 
   /// Logits [rows, classes] of a batch on the host: for sampling and tests.
@@ -71,6 +73,7 @@ class Network {
 
  private:
   struct Activations;
+  void accumulate(const Batch& batch, std::string_view loss_reduction, const Pass& pass);
   void prepare(const Batch& batch, bool training);
   MatrixView<float> forward(const Pass& pass);
   void backward(MatrixView<float> dy, Pass pass);

@@ -20,7 +20,7 @@ struct Progress {
   double valid_loss = std::numeric_limits<double>::quiet_NaN();  // set where an epoch has just ended
   double rate = 0.0;                                             // the optimizer's, 0 outside of training
   double sparsity = -1.0;  // of the prunable weights so far, where a gradual schedule cuts; else −1
-  std::string_view unit;   // "words", "characters", "sequences"
+  std::string_view unit{};  // "words", "characters", "sequences"
   double units_per_second = 0.0;
   double seconds = 0.0;                                            // since this process began the stage
   double seconds_left = std::numeric_limits<double>::quiet_NaN();  // of the stage
@@ -36,8 +36,8 @@ class ProgressListener {
   /// An epoch of a training stage is complete; `valid_loss` is set where there is a validation split.
   virtual void epoch_ends(const Progress&) {}
   virtual void stage_ends(std::string_view /*stage*/, double /*seconds*/) {}
-  /// One line for the reader, such as where a checkpoint was written.
-  virtual void note(const std::string&) {}
+  /// A checkpoint lies in this folder of a run, from which it can be resumed.
+  virtual void checkpoint_saved(const std::string& /*folder*/) {}
 };
 
 /// Asks a running stage to stop: it saves a checkpoint and throws Error(interrupted). A signal handler may
