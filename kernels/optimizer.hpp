@@ -11,30 +11,35 @@ enum class OptimizerKind { sgd, rmsprop, adam, adamw };
 struct OptimizerSettings {
   OptimizerKind kind = OptimizerKind::sgd;
   float rate = 0.01f;
-  float momentum = 0.0f;      // sgd: v = momentum·v + g; w −= rate·v (torch.optim.SGD without dampening)
-  bool nesterov = false;      // sgd
-  float decay_rate = 0.9f;    // rmsprop's ρ: s = ρ·s + (1 − ρ)·g²; w −= rate·g / (√s + ε)   (Keras: √(s + ε))
-  float beta1 = 0.9f;         // adam, adamw: Kingma & Ba 2015, with bias correction
+  float momentum = 0.0f;  // sgd: v = momentum·v + g; w −= rate·v (torch.optim.SGD without dampening)
+  bool nesterov = false;  // sgd
+  float decay_rate = 0.9f;  // rmsprop's ρ: s = ρ·s + (1 − ρ)·g²; w −= rate·g / (√s + ε)   (Keras: √(s + ε))
+  float beta1 = 0.9f;  // adam, adamw: Kingma & Ba 2015, with bias correction
   float beta2 = 0.999f;
   float epsilon = 1e-7f;
   bool epsilon_inside_root = false;  // rmsprop as Keras writes it
-  float weight_decay = 0.0f;  // sgd, rmsprop, adam: L2, added to g; adamw: decoupled (Loshchilov & Hutter 2019)
-  int64_t step = 1;           // 1 for the first step
+  float weight_decay =
+      0.0f;          // sgd, rmsprop, adam: L2, added to g; adamw: decoupled (Loshchilov & Hutter 2019)
+  int64_t step = 1;  // 1 for the first step
 };
 
 /// How many float arrays of the store's size the optimizer keeps: 0, 1 or 2.
 constexpr int optimizer_slots(const OptimizerSettings& settings) {
   switch (settings.kind) {
-    case OptimizerKind::sgd: return settings.momentum != 0.0f ? 1 : 0;
-    case OptimizerKind::rmsprop: return 1;
-    case OptimizerKind::adam: case OptimizerKind::adamw: return 2;
+    case OptimizerKind::sgd:
+      return settings.momentum != 0.0f ? 1 : 0;
+    case OptimizerKind::rmsprop:
+      return 1;
+    case OptimizerKind::adam:
+    case OptimizerKind::adamw:
+      return 2;
   }
   return 0;
 }
 
-/// One launch over all parameters of a model. `mask` is bits, 1 = keep, element i is bit i % 64 of word i / 64;
-/// empty: nothing is masked. Where the bit is 0 the gradient counts as 0 and value and state become +0, so that
-/// neither momentum nor decay can revive a pruned weight.
+/// One launch over all parameters of a model. `mask` is bits, 1 = keep, element i is bit i % 64 of word i /
+/// 64; empty: nothing is masked. Where the bit is 0 the gradient counts as 0 and value and state become +0,
+/// so that neither momentum nor decay can revive a pruned weight.
 class OptimizerOps {
  public:
   virtual ~OptimizerOps() = default;
@@ -45,7 +50,8 @@ class OptimizerOps {
 
   /// The step. When `clip` > 0 and norm[0] > clip, gradients count as g · (clip / norm[0]). When norm[0] is
   /// not finite nothing is changed (the caller reads it and reports). `norm` may be empty when clip is 0.
-  /// `state0`, `state1`: as many as `optimizer_slots` says, of the store's size, zeroed before the first step.
+  /// `state0`, `state1`: as many as `optimizer_slots` says, of the store's size, zeroed before the first
+  /// step.
   void update(const OptimizerSettings& settings, float clip, VectorView<const double> norm,
               VectorView<float> values, VectorView<const float> gradients, VectorView<const uint64_t> mask,
               VectorView<float> state0, VectorView<float> state1);

@@ -26,8 +26,8 @@ constexpr std::string_view gate_names(Cell cell) {  // one letter a gate; "h" fo
 /// graph or a persistent kernel can live inside it.
 ///
 /// States have T + 1 slots of [B, ·] rows. Forwards, slot t holds the state before step t and slot t + 1 the
-/// state after it: the caller fills slot 0, the last state ends in slot T. In reverse, the state before step t
-/// is slot t + 1 and the state after it slot t: the caller fills slot T, the last state ends in slot 0.
+/// state after it: the caller fills slot 0, the last state ends in slot T. In reverse, the state before step
+/// t is slot t + 1 and the state after it slot t: the caller fills slot T, the last state ends in slot 0.
 ///
 /// `lengths` [B] (empty: all T) gives each stream's valid steps, 0..T. At steps t >= length the state is
 /// carried on unchanged, `output` is 0, and backward gives exact zeros in `d_gates`.
@@ -37,15 +37,17 @@ struct RecurrenceForward {
   int64_t batch = 0;   // B
   int64_t hidden = 0;  // H
   bool reverse = false;
-  Weight* recurrent = nullptr;               // W_hh [G·H, H]
-  VectorView<const float> candidate_bias;    // GRU: b_hn [H] (or empty: zeros); others: empty
-  MatrixView<float> gates;                   // [T·B, G·H] in: x·W_ihᵀ + b_ih, + b_hh but for GRU's n;
-                                             //            out: the gates after their activation
-  MatrixView<float> hidden_states;           // [(T+1)·B, H]
-  MatrixView<float> cell_states;             // [(T+1)·B, H] for LSTM, else empty
-  MatrixView<float> candidate_hidden;        // [T·B, H] for GRU: out: W_hn·h + b_hn; else empty
-  MatrixView<float> output;                  // [T·B, H], any stride: h' of each step, 0 past the end
-  VectorView<const int32_t> lengths;         // [B] or empty
+  Weight* recurrent = nullptr;             // W_hh [G·H, H]
+  VectorView<const float> candidate_bias;  // GRU: b_hn [H] (or empty: zeros); others: empty
+  MatrixView<float> gates;                 // [T·B, G·H] in: x·W_ihᵀ + b_ih, + b_hh but for GRU's n;
+                                           //            out: the gates after their activation
+  MatrixView<float> hidden_states;         // [(T+1)·B, H]
+  MatrixView<float> cell_states;           // [(T+1)·B, H] for LSTM, else empty
+  MatrixView<float> candidate_hidden;      // [T·B, H] for GRU: out: W_hn·h + b_hn; else empty
+  MatrixView<float> output;                // [T·B, H], any stride: h' of each step, 0 past the end; or
+                                           //   empty: the caller reads hidden_states. Without lengths it may
+                                           //   *be* the slots after the steps, which saves a pass
+  VectorView<const int32_t> lengths;       // [B] or empty
 };
 
 /// The backward pass of the same sequence, from what forward left behind. Activation gradients overwrite.
@@ -57,18 +59,20 @@ struct RecurrenceBackward {
   int64_t batch = 0;
   int64_t hidden = 0;
   bool reverse = false;
-  Weight* recurrent = nullptr;               // W_hh [G·H, H]
-  MatrixView<const float> gates;             // as forward left them
+  Weight* recurrent = nullptr;    // W_hh [G·H, H]
+  MatrixView<const float> gates;  // as forward left them
   MatrixView<const float> hidden_states;
   MatrixView<const float> cell_states;
   MatrixView<const float> candidate_hidden;
   VectorView<const int32_t> lengths;
-  MatrixView<const float> d_output;          // [T·B, H], any stride
-  MatrixView<float> d_gates;                 // [T·B, G·H] out: gradient at x·W_ihᵀ + b_ih; may be `gates`
-  MatrixView<float> d_recurrent;             // [T·B, 3·H] out for GRU: gradient at h·W_hhᵀ + b_hh, which
-                                             //   differs in the n block; else empty (d_gates serves)
-  MatrixView<float> d_hidden;                // [B, H] in: gradient of the last state; out: of the first
-  MatrixView<float> d_cell;                  // [B, H] for LSTM, the same; else empty
+  MatrixView<const float> d_output;  // [T·B, H], any stride
+  MatrixView<float> d_gates;         // [T·B, G·H] out: gradient at x·W_ihᵀ + b_ih; may be `gates`
+  MatrixView<float> d_recurrent;     // [T·B, 3·H] out for GRU: gradient at h·W_hhᵀ + b_hh, which
+                                     //   differs in the n block; else empty (d_gates serves)
+  MatrixView<float> d_hidden;        // [B, H] in: gradient of the last state; out: of the first; or
+                                     //   empty: 0 comes in and nobody asks for what comes out, which
+                                     //   saves one product (truncated backpropagation)
+  MatrixView<float> d_cell;          // [B, H] for LSTM, the same; else empty
 };
 
 class RecurrenceOps {

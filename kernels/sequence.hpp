@@ -42,8 +42,7 @@ class SequenceOps {
 
  protected:
   virtual void embed_impl(MatrixView<const float>, VectorView<const int32_t>, MatrixView<float>) = 0;
-  virtual void embed_backward_impl(VectorView<const int32_t>, MatrixView<const float>,
-                                   MatrixView<float>) = 0;
+  virtual void embed_backward_impl(VectorView<const int32_t>, MatrixView<const float>, MatrixView<float>) = 0;
   virtual void add_column_sums_impl(MatrixView<const float>, VectorView<float>) = 0;
   virtual void dropout_impl(MatrixView<const float>, float, RandomStream, MatrixView<float>) = 0;
   virtual void last_step_impl(MatrixView<const float>, VectorView<const int32_t>, MatrixView<float>) = 0;

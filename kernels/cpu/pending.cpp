@@ -3,15 +3,6 @@
 // Families whose kernels have not landed yet: whoever lands one deletes its line here, the last one the file.
 namespace coppice::cpu {
 
-std::unique_ptr<RecurrenceOps> make_recurrence(const CpuContext&) {
-  return nullptr;
-}
-std::unique_ptr<SequenceOps> make_sequence(const CpuContext&) {
-  return nullptr;
-}
-std::unique_ptr<OptimizerOps> make_optimizer(const CpuContext&) {
-  return nullptr;
-}
 std::unique_ptr<SelectionOps> make_selection(const CpuContext&) {
   return nullptr;
 }

@@ -1,0 +1,171 @@
+#pragma once
+
+#include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// One register of floats and its arithmetic, for files that are compiled once per instruction set: GCC's
+// vector extensions where they suffice, intrinsics where they don't (tails, square roots, widening products).
+// All of it lies in an anonymous namespace: no copy of it may be merged across instruction sets.
+
+namespace coppice::cpu::COPPICE_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+// The unmasked intrinsics start from an undefined register, of which g++ 12 warns; a full mask compiles to
+// the same.
+constexpr __mmask16 kEvery = 0xffff;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+using Floats = float __attribute__((vector_size(4 * kLanes)));
+using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
+using HalfFloats = float __attribute__((vector_size(2 * kLanes)));
+using Doubles = double __attribute__((vector_size(4 * kLanes)));
+using Words = uint64_t __attribute__((vector_size(4 * kLanes)));
+
+/// How many lanes of a register a load or store touches: all, or the first `count` (a row's tail).
+struct AllLanes {};
+struct FirstLanes {
+  int64_t count;
+};
+
+inline Floats broadcast(float x) {
+  return x - Floats{};
+}
+inline Ints bits_of(Floats x) {
+  return reinterpret_cast<Ints>(x);
+}
+inline Floats floats_of(Ints x) {
+  return reinterpret_cast<Floats>(x);
+}
+
+template <class Register, class T>
+inline Register load_as(const T* from) {
+  Register x;
+  __builtin_memcpy(&x, from, sizeof(x));
+  return x;
+}
+template <class Register, class T>
+inline void store_as(T* to, Register x) {
+  __builtin_memcpy(to, &x, sizeof(x));
+}
+
+inline Floats load(const float* from, AllLanes) {
+  return load_as<Floats>(from);
+}
+inline void store(float* to, Floats x, AllLanes) {
+  store_as(to, x);
+}
+
+inline Ints lane_numbers() {
+  Ints lanes;
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+  return lanes;
+}
+
+/// The lanes beyond `count` read as 0 and are not touched in memory.
+inline Floats load(const float* from, FirstLanes lanes) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes.count) - 1), from);
+#elif defined(__AVX2__)
+  return _mm256_maskload_ps(from,
+                            reinterpret_cast<__m256i>(lane_numbers() < static_cast<int32_t>(lanes.count)));
+#else
+  Floats x{};
+  for (int64_t i = 0; i < lanes.count; ++i) x[i] = from[i];
+  return x;
+#endif
+}
+inline void store(float* to, Floats x, FirstLanes lanes) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << lanes.count) - 1), x);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(to, reinterpret_cast<__m256i>(lane_numbers() < static_cast<int32_t>(lanes.count)), x);
+#else
+  for (int64_t i = 0; i < lanes.count; ++i) to[i] = x[i];
+#endif
+}
+
+/// Calls body(i, lanes) for consecutive registers covering [0, n).
+template <class Body>
+inline void for_each_register(int64_t n, Body body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, AllLanes{});
+  if (i < n) body(i, FirstLanes{n - i});
+}
+
+/// a where a > b, else b (b also when either is NaN).
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(kEvery, a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+/// a where a < b, else b (b also when either is NaN).
+inline Floats smaller(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_min_ps(kEvery, a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+inline Floats square_root(Floats x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(kEvery, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#elif defined(__x86_64__)
+  return _mm_sqrt_ps(x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+/// The lower 32 bits of each lane multiplied, as 64 bits.
+inline Words multiply_low(Words a, Words b) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(
+      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__x86_64__)
+  return reinterpret_cast<Words>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return (a & 0xffff'ffffu) * (b & 0xffff'ffffu);
+#endif
+}
+
+/// Sums in a fixed tree: the same bits for the same lanes, whoever calls.
+inline float sum_of_lanes(Floats x) {
+  float lanes[kLanes];
+  store_as(lanes, x);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+inline double sum_of_lanes(Doubles x) {
+  double lanes[kLanes / 2];
+  store_as(lanes, x);
+  for (int width = kLanes / 4; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+}  // namespace
+}  // namespace coppice::cpu::COPPICE_ISA
