@@ -1,0 +1,67 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/files/input_file.hpp"
+#include "engine/files/weight_file.hpp"
+
+namespace coppice {
+
+// The safetensors format: 8 bytes of header length (little-endian), a JSON header
+//   {"__metadata__": {string: string}, NAME: {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]},
+//   ..}
+// padded with spaces, and the tensors' bytes, which the offsets tile from 0 to the end without hole or
+// overlap. https://huggingface.co/docs/safetensors
+
+/// Headers beyond this are refused, as the reference implementation does.
+inline constexpr int64_t kMaxSafetensorsHeader = 100'000'000;
+
+class SafetensorsFile final : public WeightFile {
+ public:
+  /// Reads and checks the header; tensor bytes are read when asked for.
+  explicit SafetensorsFile(const std::string& path);
+  std::string_view format() const override { return "safetensors"; }
+
+ protected:
+  void read_elements(size_t tensor, int64_t begin, int64_t count, void* out) const override;
+
+ private:
+  InputFile file_;
+  std::vector<int64_t> offsets_;  // of each tensor, from the start of the file
+};
+
+/// A checkpoint in several files: {"weight_map": {tensor: file name}} beside the shards. Every tensor must be
+/// in the shard that the map names, and the shards must hold nothing else.
+class ShardedSafetensors final : public WeightFile {
+ public:
+  explicit ShardedSafetensors(const std::string& index_path);
+  std::string_view format() const override { return "safetensors shards"; }
+
+ protected:
+  void read_elements(size_t tensor, int64_t begin, int64_t count, void* out) const override;
+
+ private:
+  std::vector<std::unique_ptr<SafetensorsFile>> shards_;
+  std::vector<std::pair<size_t, size_t>> places_;  // shard, tensor in it
+};
+
+/// Writes a safetensors file. Tensors lie by descending element size, then by name, so that each is aligned
+/// to its elements; the header is padded so that the data start on a multiple of 8.
+class SafetensorsWriter final : public WeightWriter {
+ public:
+  SafetensorsWriter(const std::string& path, std::vector<FileTensor> tensors,
+                    std::map<std::string, std::string> metadata = {}, Existing existing = Existing::refuse);
+
+ protected:
+  void write_elements(size_t tensor, int64_t begin, int64_t count, const void* data) override;
+  void finish_file() override;
+
+ private:
+  AtomicFile file_;
+  std::vector<int64_t> offsets_;
+};
+
+}  // namespace coppice
