@@ -132,7 +132,7 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::reserve(int64_t bytes) {
-  if (bytes <= 0 || ::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, 0, bytes) == 0) return;
+  if (bytes <= 0 || ::fallocate(descriptor_, 0, 0, bytes) == 0) return;
   // File systems that can't reserve say so in several ways; those writes fail when they come to it.
   if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG) return;
   failure("{}: no room for its {} bytes: {}", path_, bytes, reason(errno));
@@ -173,6 +173,8 @@ void AtomicFile::read_at(int64_t offset, void* out, int64_t bytes) const {
 }
 
 void AtomicFile::commit() {
+  if (::ftruncate(descriptor_, size_) != 0)
+    failure("{}: can't be cut to {} bytes: {}", path_, size_, reason(errno));
   if (::fsync(descriptor_) != 0) {
     failure("{}: its {} bytes can't be forced to the disk: {}", path_, size_, reason(errno));
   }

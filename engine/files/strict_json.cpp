@@ -10,6 +10,9 @@ namespace coppice {
 
 nlohmann::json parse_json(std::string_view text, const std::string& what, int max_depth) {
   using nlohmann::json;
+  // To nlohmann's scanner a NUL is the end of the input, and whatever follows would pass unseen.
+  const size_t nul = text.find('\0');
+  if (nul != text.npos) bad_input("{} is not valid JSON: byte {} is NUL", what, nul);
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
     switch (event) {

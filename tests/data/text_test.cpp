@@ -59,7 +59,10 @@ TEST(Text, Characters) {
   DataConfig config;
   config.token = "character";
   config.lowercase = true;  // does nothing here
-  EXPECT_EQ(tokens_of("\xef\xbb\xbfaÉ\r\n☃😀 ", config), (Tokens{"a", "É", "\r", "\n", "☃", "😀", " "}));
+  EXPECT_EQ(tokens_of("\xef\xbb\xbf"
+                      "aÉ\r\n☃😀 ",
+                      config),
+            (Tokens{"a", "É", "\r", "\n", "☃", "😀", " "}));
 }
 
 TEST(Text, VocabularyByFrequencyThenBytes) {
