@@ -26,6 +26,15 @@ inline Vec load(const float* p) {
 inline void store(float* p, Vec v) {
   *reinterpret_cast<Vec*>(p) = v;
 }
+/// One rounding where the instruction set has it, as the vector code gets by contraction: spelled out because
+/// the compiler contracts scalar loops only sometimes, and both must give the same bits.
+inline float multiply_add(float a, float b, float c) {
+#if defined(__FP_FAST_FMAF)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
@@ -84,9 +93,9 @@ void multiply_row(const CsrArrays& a, int64_t first, int64_t last, const float* 
     int64_t p = a.row_offsets[r];
     const int64_t end = a.row_offsets[r + 1];
     for (; p + 4 <= end; p += 4) {
-      for (int i = 0; i < 4; ++i) sum[i] += a.values[p + i] * x[a.col_indices[p + i]];
+      for (int i = 0; i < 4; ++i) sum[i] = multiply_add(a.values[p + i], x[a.col_indices[p + i]], sum[i]);
     }
-    for (int i = 0; p < end; ++p, ++i) sum[i] += a.values[p] * x[a.col_indices[p]];
+    for (int i = 0; p < end; ++p, ++i) sum[i] = multiply_add(a.values[p], x[a.col_indices[p]], sum[i]);
     float value = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     if (bias != nullptr) value += bias[r];
     y[r] = accumulate ? y[r] + value : value;

@@ -1,0 +1,128 @@
+#include <sched.h>
+
+#include <algorithm>
+
+#include "ops_test.hpp"
+
+namespace coppice::test {
+namespace {
+
+class BackendTest : public OpsTest {};
+
+TEST_P(BackendTest, SaysWhatItIs) {
+  const DeviceInfo info = backend().info();
+  EXPECT_EQ(info.device, backend().device());
+  EXPECT_FALSE(info.name.empty());
+  EXPECT_GT(info.memory_bytes, int64_t{1} << 20);
+  EXPECT_EQ(info.threads, GetParam().device == "cpu" ? 2 : 0);
+  ASSERT_FALSE(backend().layouts().empty());
+  EXPECT_EQ(backend().layouts().front(), "dense");
+}
+
+TEST_P(BackendTest, MemoryIsAlignedAtEverySize) {
+  for (const int64_t bytes :
+       std::vector<int64_t>{0, 1, 63, 64, 65, 4096, (int64_t{2} << 20) - 1, int64_t{5} << 20}) {
+    Buffer buffer(backend(), bytes, "a test");
+    ASSERT_NE(buffer.data(), nullptr) << bytes;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % kAlignment, 0u) << bytes;
+    backend().fill_zero(buffer.data(), bytes);
+    std::vector<char> host(static_cast<size_t>(bytes), 'x');
+    backend().download(buffer.data(), host.data(), bytes);
+    EXPECT_EQ(std::count(host.begin(), host.end(), '\0'), bytes);
+  }
+}
+
+TEST_P(BackendTest, RefusesMoreMemoryThanThereIsByName) {
+  expect_error(ErrorKind::out_of_memory, "the moon",
+               [&] { Buffer(backend(), int64_t{1} << 62, "the moon"); });
+  expect_error(ErrorKind::out_of_memory, "nothing", [&] { Buffer(backend(), -1, "nothing"); });
+}
+
+TEST_P(BackendTest, CopiesBothWaysAndAcross) {
+  for (const int64_t count : kOddSizes) {
+    const std::vector<float> host = random_.normals(count);
+    Buffer first(backend(), count * 4, "first"), second(backend(), count * 4, "second");
+    backend().upload(host, first.vector<float>(count));
+    backend().copy(first.data(), second.data(), count * 4);
+    EXPECT_EQ(bits(backend().download(second.vector<const float>(count))), bits(host));
+  }
+}
+
+TEST_P(BackendTest, CopiesMatricesOfAnyStrides) {
+  for (const int64_t cols : kOddSizes) {
+    const std::vector<float> values = random_.normals(7 * cols);
+    TestMatrix from(backend(), 7, cols, values, 5, 2), to(backend(), 7, cols);
+    backend().copy(MatrixView<const float>(from), to.view());
+    EXPECT_EQ(bits(to.values()), bits(values));
+    to.expect_untouched_around();
+  }
+  TestMatrix small(backend(), 2, 3), large(backend(), 3, 3);
+  expect_error(ErrorKind::bad_input, "[2, 3]",
+               [&] { backend().copy(MatrixView<const float>(small), large.view()); });
+}
+
+COPPICE_FOR_ALL_BACKENDS(BackendTest);
+
+TEST(Registry, OpensTheCpuByName) {
+  std::string note = "stale";
+  const auto backend = open_backend("cpu", {}, &note);
+  EXPECT_EQ(to_string(backend->device()), "cpu");
+  EXPECT_EQ(note, "");
+}
+
+TEST(Registry, UsesTheThreadsOfTheAffinityMask) {
+  cpu_set_t before, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  EXPECT_EQ(open_backend("cpu")->info().threads, CPU_COUNT(&before));
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &before)) {
+      CPU_SET(cpu, &one);
+      break;
+    }
+  }
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  EXPECT_EQ(open_backend("cpu")->info().threads, 1);
+  ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+  EXPECT_EQ(open_backend("cpu", BackendOptions{5})->info().threads, 5);
+  expect_error(ErrorKind::bad_input, "threads is -1", [] { open_backend("cpu", BackendOptions{-1}); });
+}
+
+TEST(Registry, RefusesUnknownNames) {
+  for (const char* name : {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:0x", "cuda:256", "CPU"}) {
+    expect_error(ErrorKind::bad_input, "expected cpu, cuda, cuda:N or auto", [&] { open_backend(name); });
+  }
+}
+
+TEST(Registry, RefusesUnknownInstructionSets) {
+  std::string reason;
+  EXPECT_EQ(open_case({"cpu", "mmx"}, 1, reason), nullptr);
+  EXPECT_NE(reason.find("COPPICE_ISA is \"mmx\", expected baseline, avx2 or avx512"), std::string::npos)
+      << reason;
+}
+
+// True with and without a GPU: what can't be opened says why in one line, and "auto" always opens something.
+TEST(Registry, ListsEveryKindOfDevice) {
+  const std::vector<DeviceListing> devices = list_devices();
+  ASSERT_GE(devices.size(), 2u);
+  EXPECT_EQ(devices.front().name, "cpu");
+  ASSERT_TRUE(devices.front().info.has_value());
+  std::string note;
+  const auto chosen = open_backend("auto", {}, &note);
+  ASSERT_NE(chosen, nullptr);
+  if (devices[1].info.has_value()) {
+    EXPECT_EQ(devices[1].name, "cuda:0");
+    EXPECT_EQ(to_string(chosen->device()), "cuda:0");
+    EXPECT_EQ(note, "");
+    return;
+  }
+  EXPECT_EQ(devices[1].name, "cuda");
+  EXPECT_FALSE(devices[1].reason.empty());
+  EXPECT_EQ(to_string(chosen->device()), "cpu");
+  EXPECT_NE(note.find(devices[1].reason), std::string::npos) << note;
+  EXPECT_EQ(note.find('\n'), std::string::npos) << note;
+  expect_error(ErrorKind::failure, devices[1].reason, [] { open_backend("cuda"); });
+}
+
+}  // namespace
+}  // namespace coppice::test

@@ -1,0 +1,164 @@
+#include <algorithm>
+#include <array>
+
+#include "kernels/cpu/cpu_weight.hpp"
+#include "ops_test.hpp"
+#include "weight_reference.hpp"
+
+namespace coppice::test {
+namespace {
+
+class DenseTest : public OpsTest {};
+
+TEST_P(DenseTest, ProductsMatchDouble) {
+  for (const auto& [n, out, in] : weight_shapes(random_)) {
+    const WeightCase c(random_, n, out, in);
+    SCOPED_TRACE(c.name());
+    TestMatrix w(backend(), out, in, c.w), x(backend(), n, in, c.x), dy(backend(), n, out, c.dy);
+    TestMatrix bias(backend(), 1, out, c.bias);
+    const auto weight = backend().dense_weight(w);
+    EXPECT_EQ(weight->nonzeros(), out * in);
+    EXPECT_EQ(weight->bytes(), out * in * 4);
+
+    TestMatrix y(backend(), n, out);
+    weight->multiply(x, {}, y);
+    expect_close(y.values(), c.multiply(false), in);
+    weight->multiply(x, bias.vector(), y);
+    expect_close(y.values(), c.multiply(true), in);
+    const std::vector<float> start = random_.normals(n * out);
+    TestMatrix sum(backend(), n, out, start);
+    weight->multiply(x, bias.vector(), sum, true);
+    expect_close(sum.values(), c.multiply(true, start), in);
+
+    TestMatrix dx(backend(), n, in);
+    weight->multiply_transposed(dy, dx);
+    expect_close(dx.values(), c.multiply_transposed(), out);
+    const std::vector<float> dx_start = random_.normals(n * in);
+    TestMatrix dx_sum(backend(), n, in, dx_start);
+    weight->multiply_transposed(dy, dx_sum, true);
+    expect_close(dx_sum.values(), c.multiply_transposed(dx_start), out);
+
+    const std::vector<float> dw_start = random_.normals(out * in);
+    TestMatrix dw(backend(), out, in, dw_start);
+    weight->accumulate_gradient(dy, x, dw);
+    expect_close(dw.values(), c.gradient(dw_start, false), n);
+
+    for (TestMatrix* output : {&y, &sum, &dx, &dx_sum, &dw}) output->expect_untouched_around();
+  }
+}
+
+TEST_P(DenseTest, RefreshRenewsBothPackedCopies) {
+  const WeightCase before(random_, 5, 40, 24), after(random_, 5, 40, 24);
+  TestMatrix w(backend(), 40, 24, before.w), other(backend(), 40, 24, after.w);
+  TestMatrix y(backend(), 5, 40), dx(backend(), 5, 24);
+  const auto weight = backend().dense_weight(w);
+  for (int use = 0; use < 3; ++use) {  // whatever is packed at the first, second or later use
+    weight->multiply(TestMatrix(backend(), 5, 24, before.x), {}, y);
+    weight->multiply_transposed(TestMatrix(backend(), 5, 40, before.dy), dx);
+    expect_close(y.values(), before.multiply(false), 24);
+    expect_close(dx.values(), before.multiply_transposed(), 40);
+  }
+  backend().copy(MatrixView<const float>(other), w.view());
+  weight->refresh(w);
+  for (int use = 0; use < 3; ++use) {
+    weight->multiply(TestMatrix(backend(), 5, 24, after.x), {}, y);
+    weight->multiply_transposed(TestMatrix(backend(), 5, 40, after.dy), dx);
+    expect_close(y.values(), after.multiply(false), 24);
+    expect_close(dx.values(), after.multiply_transposed(), 40);
+  }
+}
+
+// The bits of a row depend neither on the rows beside it nor on the threads: a batch can be split anywhere.
+TEST_P(DenseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
+  for (const auto& [n, out, in] :
+       std::vector<std::array<int64_t, 3>>{{33, 257, 300}, {16, 128, 33}, {70, 33, 7}, {3, 1030, 255}}) {
+    const WeightCase c(random_, n, out, in);
+    SCOPED_TRACE(c.name());
+    std::vector<std::vector<uint32_t>> y_bits, dx_bits, dw_bits;
+    for (const int threads : {1, 2, 3, 8}) {
+      const auto other = open(threads);
+      TestMatrix w(*other, out, in, c.w), x(*other, n, in, c.x), dy(*other, n, out, c.dy);
+      TestMatrix y(*other, n, out), dx(*other, n, in), dw(*other, out, in, c.w);
+      const auto weight = other->dense_weight(w);
+      weight->multiply(x, {}, y);
+      weight->multiply_transposed(dy, dx);
+      weight->accumulate_gradient(dy, x, dw);
+      y_bits.push_back(bits(y.values()));
+      dx_bits.push_back(bits(dx.values()));
+      dw_bits.push_back(bits(dw.values()));
+      EXPECT_EQ(y_bits.back(), y_bits.front()) << threads << " threads";
+      EXPECT_EQ(dx_bits.back(), dx_bits.front()) << threads << " threads";
+      EXPECT_EQ(dw_bits.back(), dw_bits.front()) << threads << " threads";
+
+      auto* rows = dynamic_cast<cpu::CpuWeight*>(weight.get());
+      ASSERT_NE(rows, nullptr);
+      rows->prepare_rows(false);
+      rows->prepare_rows(true);
+      for (int64_t count = 1; count <= n; count += 4) {
+        TestMatrix some(*other, n, out), some_dx(*other, n, in);
+        for (int64_t r = 0; r < n; r += count) {
+          const int64_t now = std::min(count, n - r);
+          rows->multiply_rows(x.view().row(r), x.view().stride, now, some.view().row(r), some.view().stride,
+                              false);
+          rows->multiply_transposed_rows(dy.view().row(r), dy.view().stride, now, some_dx.view().row(r),
+                                         some_dx.view().stride, false);
+        }
+        ASSERT_EQ(bits(some.values()), y_bits.front()) << count << " rows at a time";
+        ASSERT_EQ(bits(some_dx.values()), dx_bits.front()) << count << " rows at a time";
+        some.expect_untouched_around();
+        some_dx.expect_untouched_around();
+      }
+    }
+  }
+}
+
+TEST_P(DenseTest, RowsAccumulate) {
+  const WeightCase c(random_, 9, 66, 300);
+  TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), dy(backend(), c.n, c.out, c.dy);
+  const std::vector<float> y_start = random_.normals(c.n * c.out), dx_start = random_.normals(c.n * c.in);
+  TestMatrix y(backend(), c.n, c.out, y_start), dx(backend(), c.n, c.in, dx_start);
+  const auto weight = backend().dense_weight(w);
+  auto* rows = dynamic_cast<cpu::CpuWeight*>(weight.get());
+  ASSERT_NE(rows, nullptr);
+  rows->prepare_rows(false);
+  rows->prepare_rows(true);
+  rows->multiply_rows(x.view().data, x.view().stride, c.n, y.view().data, y.view().stride, true);
+  rows->multiply_transposed_rows(dy.view().data, dy.view().stride, c.n, dx.view().data, dx.view().stride,
+                                 true);
+  expect_close(y.values(), c.multiply(false, y_start), c.in);
+  expect_close(dx.values(), c.multiply_transposed(dx_start), c.out);
+}
+
+TEST_P(DenseTest, RefusesShapesThatDoNotFit) {
+  TestMatrix w(backend(), 4, 6, random_.normals(24)), x(backend(), 2, 6), y(backend(), 2, 4),
+      wide(backend(), 2, 7);
+  TestMatrix three(backend(), 3, 4), bias(backend(), 1, 5);
+  const auto weight = backend().dense_weight(w);
+  const auto expect_bad = [](const std::string& fragment, auto&& f) {
+    expect_error(ErrorKind::bad_input, fragment, f);
+  };
+  expect_bad("multiply: x is [2, 7], but a weight of [4, 6] needs [n, 6]",
+             [&] { weight->multiply(wide, {}, y); });
+  expect_bad("multiply: y is [3, 4], but a weight of [4, 6] needs [2, 4]",
+             [&] { weight->multiply(x, {}, three); });
+  expect_bad("multiply: bias has 5 elements", [&] { weight->multiply(x, bias.vector(), y); });
+  expect_bad("multiply_transposed: dy is [2, 6]", [&] { weight->multiply_transposed(x, x); });
+  expect_bad("accumulate_gradient: dw is [2, 6]", [&] { weight->accumulate_gradient(y, x, x); });
+  expect_bad("accumulate_gradient: x is [2, 7]", [&] { weight->accumulate_gradient(y, wide, w); });
+  expect_bad("refresh: values is [2, 6]", [&] { weight->refresh(x); });
+
+  MatrixView<float> overlapping = x.view();
+  overlapping.stride = 5;
+  expect_bad("stride of 5", [&] { weight->multiply(overlapping, {}, y); });
+  MatrixView<float> elsewhere = x.view();
+  elsewhere.device = Device{Device::Type::cuda, 1};
+  expect_bad("x lies on cuda:1, the weight on cpu", [&] { weight->multiply(elsewhere, {}, y); });
+  MatrixView<float> nothing = x.view();
+  nothing.data = nullptr;
+  expect_bad("x [2, 6] has no memory", [&] { weight->multiply(nothing, {}, y); });
+}
+
+COPPICE_FOR_ALL_BACKENDS(DenseTest);
+
+}  // namespace
+}  // namespace coppice::test
