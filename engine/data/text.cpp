@@ -411,8 +411,7 @@ DataSet open_text(const DataConfig& config, const Vocabulary* fixed) {
   if (!config.valid.empty()) {
     data.valid = open_text_split(config, config.valid, *data.vocabulary);
   } else {
-    if (valid_tokens == 0)
-      bad_input("data.valid names no file and data.valid_fraction leaves no token for it");
+    if (config.valid_fraction == 0.0) bad_input("data.valid names no file, and data.valid_fraction is 0");
     data.valid =
         evaluation_source(config, config.train + ": the validation part", ids, training, valid_tokens);
   }
