@@ -19,9 +19,9 @@ struct Sampling {
   bool interleave = false;
 };
 
-/// Times one piece of work. Alone it prints one JSON line of `facts` with the minimum, median and maximum; with
-/// `interleave` it prints {"ready": facts} and then, for every line read from standard input, runs one sample and
-/// prints {"seconds": …}: two programs so take turns and see the same machine in the same minute
+/// Times one piece of work. Alone it prints one JSON line of `facts` with the minimum, median and maximum;
+/// with `interleave` it prints {"ready": facts} and then, for every line read from standard input, runs one
+/// sample and prints {"seconds": …}: two programs so take turns and see the same machine in the same minute
 /// (bench/compare.py drives them).
 inline int run_samples(const Sampling& options, nlohmann::json facts, double units,
                        const std::function<void()>& work) {
