@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "kernels/backend.hpp"
 
 namespace coppice {
+
+class ParameterStore;
 
 /// What a source says of one tensor.
 struct SourceTensor {
@@ -37,12 +40,15 @@ class ParameterSource {
   virtual Backend& backend() = 0;
   virtual std::span<const SourceTensor> tensors() const = 0;
 
-  /// A run of elements of tensor `tensor`, on the device, valid until the next call.
+  /// A run of elements of tensor `tensor`, on the device, valid until the next call. Of the arrays of bits, element
+  /// `begin` + i is bit (begin + i) % 64 of word (begin + i) / 64 − begin / 64: the bits of a tensor start at
+  /// bit 0 of a word, and a run's words start at the word in which its first bit lies.
   struct Run {
     const void* weights = nullptr;
     const void* statistic = nullptr;  // as asked for; null for Statistic::none
-    void* output = nullptr;           // cut weights go here (may be `weights`); null in counting passes
-    uint64_t* mask = nullptr;         // mask bits of the run go here (begin is a multiple of 64); null likewise
+    const uint64_t* kept = nullptr;   // 0 where a weight is cut already and must stay so; null: none is
+    void* output = nullptr;           // cut weights go here (may be `weights`); null: not wanted, or counting
+    uint64_t* mask = nullptr;         // 1 = kept (may be `kept`); null likewise
     int64_t begin = 0;
     int64_t count = 0;
   };
@@ -51,6 +57,54 @@ class ParameterSource {
   /// was asked for is missing.
   virtual void read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
                     const std::function<void(const Run&)>& visit) = 0;
+
+  /// True where reading a few elements costs a few elements: selection then draws a sample first. From a stream it
+  /// would be a whole pass, and histograms are cheaper.
+  virtual bool random_access() const { return true; }
+
+  /// Everything is written: whoever holds derived data may renew it.
+  virtual void finish_writing() {}
 };
+
+/// One tensor of a `MemorySource`. Arrays are on the backend's device, contiguous, of `info.dtype`.
+struct MemoryTensor {
+  SourceTensor info;
+  const void* weights = nullptr;
+  const void* sum = nullptr;       // Σg,   [size], or null
+  const void* absolute = nullptr;  // Σ|g|
+  const void* squared = nullptr;   // Σg²
+  const uint64_t* kept = nullptr;  // ⌈size/64⌉ words, 0 where cut already, or null
+  void* output = nullptr;          // may be `weights`, or null
+  uint64_t* mask = nullptr;        // ⌈size/64⌉ words, may be `kept`, or null; bits past the end stay
+};
+
+/// Arrays of the caller, or of a parameter store. They must outlive it.
+class MemorySource : public ParameterSource {
+ public:
+  /// Runs have at most `run` elements (a multiple of 64); 0: a tensor is one run.
+  MemorySource(Backend& backend, std::vector<MemoryTensor> tensors, int64_t run = 0);
+
+  Backend& backend() override { return *backend_; }
+  std::span<const SourceTensor> tensors() const override { return infos_; }
+  void read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
+            const std::function<void(const Run&)>& visit) override;
+
+ private:
+  Backend* backend_;
+  std::vector<MemoryTensor> tensors_;
+  std::vector<SourceTensor> infos_;
+  int64_t run_;
+};
+
+/// Statistics of the gradient in buffers laid out as the store ([store.size()]), or empty where nobody needs them.
+struct StoreStatistics {
+  VectorView<const float> sum{};
+  VectorView<const float> absolute{};
+  VectorView<const float> squared{};
+};
+
+/// The store as a source, cut in place: weights that its mask already cuts stay cut and count towards the sparsity, so
+/// that a schedule only ever cuts more. The store gets a mask if it has none, when the cut is written.
+std::unique_ptr<ParameterSource> store_source(ParameterStore& store, const StoreStatistics& statistics = {});
 
 }  // namespace coppice

@@ -1,0 +1,388 @@
+#include "kernels/cpu/select.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <mutex>
+
+#include <omp.h>
+
+#include "kernels/error.hpp"
+
+namespace coppice::cpu {
+namespace {
+
+const SelectKernelSet& kernel_set(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return avx512::select_kernels();
+  if (isa == Isa::avx2) return avx2::select_kernels();
+#endif
+  (void)isa;
+  return baseline::select_kernels();
+}
+
+/// Waking a second thread pays above so many elements.
+constexpr int64_t kSerial = 50'000;
+
+int64_t byte_size(const ScoreBlock& block) { return size_of(block.dtype); }
+
+const void* advanced(const void* data, int64_t bytes) {
+  return data == nullptr ? nullptr : static_cast<const char*>(data) + bytes;
+}
+
+/// The elements [begin, begin + count) of a block.
+ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count) {
+  ScoreBlock part = block;
+  part.weights = advanced(block.weights, begin * byte_size(block));
+  part.statistic = advanced(block.statistic, begin * byte_size(block));
+  const int64_t bit = block.mask_bit + begin;
+  if (block.kept != nullptr) part.kept = block.kept + bit / 64;
+  part.mask_bit = static_cast<int>(bit % 64);
+  part.count = count;
+  part.position = block.position + static_cast<uint64_t>(begin);
+  return part;
+}
+
+ScoreChunk chunk_of(const Scoring& scoring, const ScoreBlock& part) {
+  return {scoring.criterion, scoring.seed,  part.weights, part.statistic,
+          part.kept,         part.mask_bit, part.count,   part.position};
+}
+
+/// Chunks end at whole mask words, so that no two threads write one.
+int64_t chunk_count(const ScoreBlock& block) { return (block.mask_bit + block.count + kChunk - 1) / kChunk; }
+int64_t chunk_begin(const ScoreBlock& block, int64_t chunk) {
+  return std::clamp<int64_t>(chunk * kChunk - block.mask_bit, 0, block.count);
+}
+ScoreBlock chunk_part(const ScoreBlock& block, int64_t chunk) {
+  const int64_t begin = chunk_begin(block, chunk);
+  return part_of(block, begin, chunk_begin(block, chunk + 1) - begin);
+}
+
+/// The kernels' signed key such that key >= result ⇔ the element's key >= `key`; their highest when there is none.
+int64_t signed_at_least(const Scoring& scoring, DType dtype, Key key) {
+  if (dtype == DType::f64) return static_cast<int64_t>(key ^ (uint64_t{1} << 63));
+  const uint64_t narrow = scoring.wide ? narrow_at_least(key) : (key >> 32) + ((key & 0xffff'ffffu) != 0 ? 1 : 0);
+  const uint32_t clamped = static_cast<uint32_t>(std::min<uint64_t>(narrow, 0xffff'ffffu));
+  return static_cast<int32_t>(clamped ^ 0x8000'0000u);
+}
+
+/// The same for key > `key`.
+int64_t signed_above(const Scoring& scoring, DType dtype, Key key) {
+  if (key != ~Key{0}) return signed_at_least(scoring, dtype, key + 1);
+  return dtype == DType::f64 ? INT64_MAX : INT32_MAX;
+}
+
+Key key_of_signed(const Scoring& scoring, DType dtype, int64_t key) {
+  if (dtype == DType::f64) return static_cast<Key>(key) ^ (uint64_t{1} << 63);
+  const uint32_t narrow = static_cast<uint32_t>(static_cast<int32_t>(key)) ^ 0x8000'0000u;
+  return scoring.wide ? widened(narrow) : Key{narrow} << 32;
+}
+
+void add_nan(BlockCount& total, const ChunkCount& chunk, uint64_t position) {
+  if (chunk.nan_count == 0) return;
+  total.nan_count += static_cast<uint64_t>(chunk.nan_count);
+  total.first_nan = std::min(total.first_nan, position + static_cast<uint64_t>(chunk.first_nan));
+}
+
+/// Calls body(task, thread) for tasks in any order; an exception from one of them leaves the parallel region whole.
+template <class Body>
+void parallel_tasks(int64_t tasks, int threads, Body body) {
+  if (threads <= 1 || tasks <= 1) {
+    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+    return;
+  }
+  std::exception_ptr error;
+  std::mutex mutex;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t task = 0; task < tasks; ++task) {
+    try {
+      body(task, omp_get_thread_num());
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+void add_score(Reduce reduce, UnitScore& unit, double score) {
+  switch (reduce) {
+    case Reduce::sum:
+    case Reduce::mean: unit.mantissa += score; break;
+    case Reduce::max: unit.mantissa = std::max(unit.mantissa, score); break;
+    case Reduce::l2: unit.mantissa += score * score; break;
+    case Reduce::product: multiply(unit, score); break;
+  }
+  ++unit.kept;
+}
+
+/// What `accumulate` scores at a time: on a task's stack, and short enough for L1.
+constexpr int64_t kScores = 1024;
+
+}  // namespace
+
+CpuSelection::CpuSelection(const CpuContext& context)
+    : set_(kernel_set(context.isa)), threads_(std::max(context.threads, 1)), logs_(threads_) {}
+
+int CpuSelection::threads_for(int64_t elements) const { return elements < kSerial ? 1 : threads_; }
+
+const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBlock& block) const {
+  if (block.dtype != DType::f32 && block.dtype != DType::f64) {
+    failure("selection: blocks are f32 or f64, not {}", to_string(block.dtype));
+  }
+  if (block.dtype == DType::f64 && !scoring.wide) failure("selection: f64 blocks need wide keys");
+  if (block.statistic == nullptr && block.count > 0 && statistic_of(scoring.criterion) != Statistic::none) {
+    failure("selection: the criterion {} needs a statistic of the gradient", to_string(scoring.criterion));
+  }
+  return block.dtype == DType::f64 ? set_.f64 : set_.f32;
+}
+
+void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
+                          std::vector<Key>& keys) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  // Every line is a cache miss or two; asking for some ahead overlaps them.
+  constexpr size_t kAhead = 16;
+  int64_t line[kSampleLine];
+  for (size_t i = 0; i < starts.size(); ++i) {
+    if (i + kAhead < starts.size()) {
+      const int64_t offset = starts[i + kAhead] * byte_size(block);
+      __builtin_prefetch(advanced(block.weights, offset));
+      if (block.statistic != nullptr) __builtin_prefetch(advanced(block.statistic, offset));
+    }
+    const ScoreBlock part = part_of(block, starts[i], std::min(kSampleLine, block.count - starts[i]));
+    kernel.keys(chunk_of(scoring, part), line);
+    for (int64_t j = 0; j < part.count; ++j) keys.push_back(key_of_signed(scoring, block.dtype, line[j]));
+  }
+}
+
+BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
+                                 uint64_t capacity, std::vector<Place>& candidates) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  const int64_t low_key = signed_at_least(scoring, block.dtype, low);
+  const int64_t upper_key = signed_above(scoring, block.dtype, high);
+  const int threads = threads_for(block.count);
+  BlockCount total;
+  std::mutex mutex;
+  std::atomic<uint64_t> logged = candidates.size();
+  for (Log& log : logs_) log.places.clear();
+  parallel_tasks(chunk_count(block), threads, [&](int64_t index, int thread) {
+    const ScoreBlock part = chunk_part(block, index);
+    Log& log = logs_[static_cast<size_t>(thread)];
+    const bool wanted = logged.load(std::memory_order_relaxed) < capacity;
+    if (wanted && log.keys.empty()) {
+      log.keys.resize(kLogRoom);
+      log.indices.resize(kLogRoom);
+    }
+    const ChunkCount found = kernel.bracket(chunk_of(scoring, part), low_key, upper_key,
+                                            wanted ? log.keys.data() : nullptr, log.indices.data());
+    if (wanted && logged.fetch_add(static_cast<uint64_t>(found.inside)) < capacity) {
+      for (int64_t i = 0; i < found.inside; ++i) {
+        log.places.push_back({key_of_signed(scoring, block.dtype, log.keys[static_cast<size_t>(i)]),
+                              part.position + log.indices[static_cast<size_t>(i)]});
+      }
+    }
+    const std::lock_guard lock(mutex);
+    total.below += static_cast<uint64_t>(found.below);
+    total.inside += static_cast<uint64_t>(found.inside);
+    add_nan(total, found, part.position);
+  });
+  for (const Log& log : logs_) {
+    if (candidates.size() >= capacity) break;
+    const size_t room = static_cast<size_t>(std::min<uint64_t>(capacity - candidates.size(), log.places.size()));
+    candidates.insert(candidates.end(), log.places.begin(), log.places.begin() + static_cast<ptrdiff_t>(room));
+  }
+  return total;
+}
+
+BlockCount CpuSelection::histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
+                                   uint64_t* bins) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  const Key rest = window.prefix_bits == 0 ? ~Key{0} : ~Key{0} >> window.prefix_bits;
+  const int64_t low_key = signed_at_least(scoring, block.dtype, window.prefix);
+  const int64_t upper_key = signed_above(scoring, block.dtype, window.prefix | rest);
+  const int threads = threads_for(block.count);
+  const size_t size = static_cast<size_t>(window.bins());
+  BlockCount total;
+  std::mutex mutex;
+  std::vector<std::vector<uint32_t>> tables(static_cast<size_t>(threads));
+  parallel_tasks(chunk_count(block), threads, [&](int64_t index, int thread) {
+    std::vector<uint32_t>& table = tables[static_cast<size_t>(thread)];
+    table.assign(4 * size, 0);
+    const ScoreBlock part = chunk_part(block, index);
+    const ChunkCount found = kernel.histogram(chunk_of(scoring, part), low_key, upper_key, window.prefix_bits,
+                                              window.digit_bits, scoring.wide, table.data());
+    const std::lock_guard lock(mutex);
+    for (size_t d = 0; d < size; ++d) {
+      bins[d] += uint64_t{table[d]} + table[size + d] + table[2 * size + d] + table[3 * size + d];
+    }
+    add_nan(total, found, part.position);
+  });
+  return total;
+}
+
+uint64_t CpuSelection::find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  const int64_t low_key = signed_at_least(scoring, block.dtype, key);
+  const int64_t upper_key = signed_above(scoring, block.dtype, key);
+  std::vector<int64_t> counts(static_cast<size_t>(chunk_count(block)));
+  parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t i, int) {
+    counts[static_cast<size_t>(i)] =
+        kernel.bracket(chunk_of(scoring, chunk_part(block, i)), low_key, upper_key, nullptr, nullptr).inside;
+  });
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const uint64_t here = static_cast<uint64_t>(counts[i]);
+    if (index >= here) {
+      index -= here;
+      continue;
+    }
+    Log& log = logs_[0];
+    log.keys.resize(kLogRoom);
+    log.indices.resize(kLogRoom);
+    const ScoreBlock part = chunk_part(block, static_cast<int64_t>(i));
+    kernel.bracket(chunk_of(scoring, part), low_key, upper_key, log.keys.data(), log.indices.data());
+    return part.position + log.indices[static_cast<size_t>(index)];
+  }
+  failure("selection: fewer elements score exactly {} than were counted: the source changed between passes",
+          score_of(scoring, key));
+}
+
+uint64_t CpuSelection::apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output,
+                                   uint64_t* mask) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  const int64_t threshold = signed_at_least(scoring, block.dtype, key);
+  std::atomic<uint64_t> cut = 0;
+  parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
+    const ScoreBlock part = chunk_part(block, index);
+    const int64_t begin = chunk_begin(block, index);
+    void* part_output = const_cast<void*>(advanced(output, begin * byte_size(block)));
+    uint64_t* part_mask = mask == nullptr ? nullptr : mask + (block.mask_bit + begin) / 64;
+    cut += static_cast<uint64_t>(kernel.apply(chunk_of(scoring, part), threshold, part_output, part_mask));
+  });
+  return cut;
+}
+
+uint64_t CpuSelection::apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
+                             uint64_t* mask) {
+  // Before the cut's position keys equal to the cut's go too, from there on they stay.
+  const uint64_t offset = cut.position > block.position ? cut.position - block.position : 0;
+  const int64_t tie = static_cast<int64_t>(std::min<uint64_t>(offset, static_cast<uint64_t>(block.count)));
+  uint64_t count = 0;
+  if (tie > 0) {
+    const Key above = cut.key == ~Key{0} ? cut.key : cut.key + 1;
+    count += apply_below(scoring, part_of(block, 0, tie), above, output, mask);
+  }
+  if (tie < block.count) {
+    uint64_t* rest_mask = mask == nullptr ? nullptr : mask + (block.mask_bit + tie) / 64;
+    count += apply_below(scoring, part_of(block, tie, block.count - tie), cut.key,
+                         const_cast<void*>(advanced(output, tie * byte_size(block))), rest_mask);
+  }
+  return count;
+}
+
+BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis,
+                                    int64_t cols, int64_t first, UnitScore* units) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  BlockCount total;
+  if (block.count == 0) return total;
+  std::mutex mutex;
+  // Scores [begin, begin + count) of the block and adds them in order; unit_of(i) names the unit of element i.
+  const auto add = [&](int64_t begin, int64_t count, auto unit_of) {
+    double scores[kScores];
+    for (int64_t from = begin; from < begin + count; from += kScores) {
+      const ScoreBlock part = part_of(block, from, std::min(kScores, begin + count - from));
+      const ChunkCount found = kernel.scores(chunk_of(scoring, part), scores);
+      for (int64_t i = 0; i < part.count; ++i) {
+        const int64_t bit = part.mask_bit + i;
+        if (part.kept != nullptr && (part.kept[bit / 64] >> (bit % 64) & 1) == 0) continue;
+        add_score(reduce, units[unit_of(from + i)], scores[i]);
+      }
+      if (found.nan_count != 0) {
+        const std::lock_guard lock(mutex);
+        add_nan(total, found, part.position);
+      }
+    }
+  };
+  const int threads = threads_for(block.count);
+  const int64_t first_row = first / cols, rows = (first + block.count - 1) / cols - first_row + 1;
+  const auto row_begin = [&](int64_t row) {
+    return std::clamp<int64_t>((first_row + row) * cols - first, 0, block.count);
+  };
+  if (axis == UnitAxis::row) {
+    const int64_t rows_a_task = std::max<int64_t>(1, kChunk / cols);
+    parallel_tasks((rows + rows_a_task - 1) / rows_a_task, threads, [&](int64_t task, int) {
+      for (int64_t r = task * rows_a_task; r < std::min(rows, (task + 1) * rows_a_task); ++r) {
+        add(row_begin(r), row_begin(r + 1) - row_begin(r), [&](int64_t) { return first_row + r; });
+      }
+    });
+  } else {
+    // A task owns some columns and walks down all rows.
+    const int64_t width = std::max<int64_t>(64, (cols + 4 * threads - 1) / (4 * threads));
+    parallel_tasks((cols + width - 1) / width, threads, [&](int64_t task, int) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = (first_row + r) * cols - first;  // where the row starts, maybe before the block
+        const int64_t begin = std::clamp<int64_t>(row + task * width, 0, block.count);
+        const int64_t end = std::clamp<int64_t>(row + std::min(cols, (task + 1) * width), 0, block.count);
+        add(begin, end - begin, [&](int64_t i) { return i - row; });
+      }
+    });
+  }
+  return total;
+}
+
+uint64_t CpuSelection::apply_units(const ScoreBlock& block, UnitAxis axis, int64_t cols, int64_t first,
+                                   const uint64_t* kept_units, void* output, uint64_t* mask) {
+  std::atomic<uint64_t> cut_total = 0;
+  const int64_t bytes = byte_size(block);
+  parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
+    const int64_t begin = chunk_begin(block, index), end = chunk_begin(block, index + 1);
+    int64_t row = (first + begin) / cols, col = (first + begin) % cols;
+    uint64_t cut = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t bit = block.mask_bit + i;
+      const uint64_t one = uint64_t{1} << (bit % 64);
+      const int64_t unit = axis == UnitAxis::row ? row : col;
+      bool keep = (kept_units[unit / 64] >> (unit % 64) & 1) != 0;
+      if (block.kept != nullptr) keep = keep && (block.kept[bit / 64] & one) != 0;
+      if (!keep) ++cut;
+      if (output != nullptr) {
+        char* to = static_cast<char*>(output) + i * bytes;
+        if (!keep) {
+          std::memset(to, 0, static_cast<size_t>(bytes));
+        } else if (output != block.weights) {
+          std::memcpy(to, static_cast<const char*>(block.weights) + i * bytes, static_cast<size_t>(bytes));
+        }
+      }
+      if (mask != nullptr) {
+        uint64_t& word = mask[bit / 64];
+        word = keep ? word | one : word & ~one;
+      }
+      if (++col == cols) {
+        col = 0;
+        ++row;
+      }
+    }
+    cut_total += cut;
+  });
+  return cut_total;
+}
+
+uint64_t CpuSelection::count_kept(const ScoreBlock& block) {
+  if (block.kept == nullptr) return static_cast<uint64_t>(block.count);
+  uint64_t kept = 0;
+  for (int64_t i = -block.mask_bit; i < block.count; i += 64) {
+    uint64_t word = block.kept[(block.mask_bit + i) / 64];
+    if (i < 0) word &= ~uint64_t{0} << block.mask_bit;
+    if (block.count - i < 64) word &= (uint64_t{1} << (block.count - i)) - 1;
+    kept += static_cast<uint64_t>(std::popcount(word));
+  }
+  return kept;
+}
+
+std::unique_ptr<SelectionOps> make_selection(const CpuContext& context) {
+  return std::make_unique<CpuSelection>(context);
+}
+
+}  // namespace coppice::cpu

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu/context.hpp"
+#include "kernels/cpu/select_kernels.hpp"
+#include "kernels/selection.hpp"
+
+namespace coppice::cpu {
+
+/// Selection in fixed chunks spread over threads. Only integers are added across chunks and every unit of a
+/// reduction belongs to one task, so results don't depend on the number of threads.
+class CpuSelection final : public SelectionOps {
+ public:
+  explicit CpuSelection(const CpuContext& context);
+
+  void sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
+              std::vector<Key>& keys) override;
+  BlockCount bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high, uint64_t capacity,
+                     std::vector<Place>& candidates) override;
+  BlockCount histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
+                       uint64_t* bins) override;
+  uint64_t find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) override;
+  uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
+                 uint64_t* mask) override;
+  BlockCount accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis, int64_t cols,
+                        int64_t first, UnitScore* units) override;
+  uint64_t apply_units(const ScoreBlock& block, UnitAxis axis, int64_t cols, int64_t first,
+                       const uint64_t* kept_units, void* output, uint64_t* mask) override;
+  uint64_t count_kept(const ScoreBlock& block) override;
+
+ private:
+  /// What a thread logs candidates into, kept between calls: fresh pages cost more than the log itself.
+  struct Log {
+    std::vector<int64_t> keys;
+    std::vector<uint32_t> indices;
+    std::vector<Place> places;
+  };
+
+  const SelectKernels& kernels(const Scoring& scoring, const ScoreBlock& block) const;
+  int threads_for(int64_t elements) const;
+  uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output, uint64_t* mask);
+
+  const SelectKernelSet& set_;
+  int threads_;
+  std::vector<Log> logs_;
+};
+
+}  // namespace coppice::cpu

@@ -1,0 +1,92 @@
+#include "kernels/selection.hpp"
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/ordered_key.hpp"
+
+namespace coppice {
+namespace {
+
+constexpr uint32_t kLowest = ordered_key(-std::numeric_limits<float>::infinity());
+constexpr uint32_t kHighest = ordered_key(std::numeric_limits<float>::infinity());
+
+}  // namespace
+
+Key widened(uint32_t key) {
+  // Keys of no float stay outside the range of those that are.
+  if (key < kLowest) return key;
+  if (key > kHighest) return ~Key{0} - (~uint32_t{0} - key);
+  return ordered_key(static_cast<double>(value_of_key(key)));
+}
+
+uint64_t narrow_at_least(Key key) {
+  uint64_t begin = 0, end = uint64_t{1} << 32;  // widened() is monotone
+  while (begin < end) {
+    const uint64_t middle = begin + (end - begin) / 2;
+    if (widened(static_cast<uint32_t>(middle)) < key) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+Key key_of(const Scoring& scoring, double score) {
+  return scoring.wide ? ordered_key(score) : Key{ordered_key(static_cast<float>(score))} << 32;
+}
+
+double score_of(const Scoring& scoring, Key key) {
+  return scoring.wide ? value_of_key(key) : value_of_key(static_cast<uint32_t>(key >> 32));
+}
+
+Key key_at_least(const Scoring& scoring, double score) {
+  return scoring.wide ? ordered_key(score) : narrow_at_least(ordered_key(score)) << 32;
+}
+
+UnitScore start_unit(Reduce reduce) {
+  switch (reduce) {
+    case Reduce::max: return {-std::numeric_limits<double>::infinity(), 0, 0};
+    case Reduce::product: return {0.5, 1, 0};
+    case Reduce::sum:
+    case Reduce::mean:
+    case Reduce::l2: break;
+  }
+  return {};
+}
+
+void multiply(UnitScore& unit, double factor) {
+  int factor_exponent = 0, exponent = 0;
+  const double mantissa = std::frexp(factor, &factor_exponent);
+  unit.mantissa = std::frexp(unit.mantissa * mantissa, &exponent);
+  if (unit.mantissa == 0.0 || !std::isfinite(unit.mantissa)) {
+    unit.exponent = 0;
+  } else {
+    unit.exponent += int64_t{exponent} + factor_exponent;
+  }
+}
+
+void finish_unit(Reduce reduce, UnitScore& unit) {
+  if (unit.kept == 0) {
+    unit = {};
+    return;
+  }
+  if (reduce == Reduce::mean) unit.mantissa /= static_cast<double>(unit.kept);
+  if (reduce == Reduce::l2) unit.mantissa = std::sqrt(unit.mantissa);
+  int exponent = 0;
+  unit.mantissa = std::frexp(unit.mantissa, &exponent);
+  const bool plain = unit.mantissa == 0.0 || !std::isfinite(unit.mantissa);
+  unit.exponent = plain ? 0 : unit.exponent + exponent;
+}
+
+bool less(const UnitScore& a, const UnitScore& b) {
+  const auto sign = [](double x) { return (x > 0.0) - (x < 0.0); };
+  if (sign(a.mantissa) != sign(b.mantissa)) return a.mantissa < b.mantissa;
+  if (a.exponent == b.exponent || !std::isfinite(a.mantissa) || !std::isfinite(b.mantissa)) {
+    return a.mantissa < b.mantissa;
+  }
+  return (a.exponent < b.exponent) == (a.mantissa > 0.0);
+}
+
+}  // namespace coppice
