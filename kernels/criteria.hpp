@@ -3,16 +3,16 @@
 #include <cstdint>
 #include <string_view>
 
-// The criteria: functors from (weight, statistic, position) to a score, higher = more important, lowest cut first.
-// One list; both backends' kernels, the program's help and the tests are made from it. Scores are float32 (for
-// float64 tensors float64), one rounding per operation: files that instantiate these compile without
-// contraction (-ffp-contract=off, --fmad=false).
+// The criteria: functors from (weight, statistic, position) to a score, higher = more important, lowest cut
+// first. One list; both backends' kernels, the program's help and the tests are made from it. Scores are
+// float32 (for float64 tensors float64), one rounding per operation: files that instantiate these compile
+// without contraction (-ffp-contract=off, --fmad=false).
 
 #if defined(__CUDACC__)
 #define COPPICE_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-// Always inline: a copy that the compiler emits from a file built for AVX-512 could be the one that the linker keeps
-// for everybody.
+// Always inline: a copy that the compiler emits from a file built for AVX-512 could be the one that the
+// linker keeps for everybody.
 #define COPPICE_HOST_DEVICE [[gnu::always_inline]] inline
 #endif
 
@@ -42,7 +42,9 @@ struct Magnitude {
   static constexpr std::string_view formula = "|w|";
   static constexpr Statistic statistic = Statistic::none;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T w, T, uint64_t, uint64_t) { return absolute(w); }
+  COPPICE_HOST_DEVICE static constexpr T score(T w, T, uint64_t, uint64_t) {
+    return absolute(w);
+  }
 };
 
 /// |Σg|: what the article calls the weight's gradient, of the mean loss.
@@ -51,7 +53,9 @@ struct Gradient {
   static constexpr std::string_view formula = "|sum g|";
   static constexpr Statistic statistic = Statistic::sum;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) { return absolute(s); }
+  COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
+    return absolute(s);
+  }
 };
 
 /// Σ|g|.
@@ -60,7 +64,9 @@ struct GradientAbsolute {
   static constexpr std::string_view formula = "sum |g|";
   static constexpr Statistic statistic = Statistic::absolute;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) { return absolute(s); }
+  COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
+    return absolute(s);
+  }
 };
 
 /// Σg².
@@ -69,7 +75,9 @@ struct GradientSquared {
   static constexpr std::string_view formula = "sum g^2";
   static constexpr Statistic statistic = Statistic::squared;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) { return absolute(s); }
+  COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
+    return absolute(s);
+  }
 };
 
 /// |w·Σg|: first-order change of the loss (Molchanov et al. 2017, SNIP: Lee et al. 2019).
@@ -78,7 +86,9 @@ struct Taylor {
   static constexpr std::string_view formula = "|w * sum g|";
   static constexpr Statistic statistic = Statistic::sum;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) { return absolute(w * s); }
+  COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
+    return absolute(w * s);
+  }
 };
 
 /// |w|·Σ|g|.
@@ -87,7 +97,9 @@ struct TaylorAbsolute {
   static constexpr std::string_view formula = "|w| * sum |g|";
   static constexpr Statistic statistic = Statistic::absolute;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) { return absolute(w * s); }
+  COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
+    return absolute(w * s);
+  }
 };
 
 /// (Σg²)·(w·w): second order with the empirical Fisher for the Hessian's diagonal (OBD: LeCun et al. 1990).
@@ -96,7 +108,9 @@ struct Fisher {
   static constexpr std::string_view formula = "sum g^2 * w^2";
   static constexpr Statistic statistic = Statistic::squared;
   template <class T>
-  COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) { return s * (w * w); }
+  COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
+    return s * (w * w);
+  }
 };
 
 /// Uniform in [0, 1), from (seed, position) alone: the control that every other score must beat.
@@ -116,34 +130,51 @@ struct Random {
 
 template <class... C>
 struct List {};
-using All = List<Magnitude, Gradient, GradientAbsolute, GradientSquared, Taylor, TaylorAbsolute, Fisher, Random>;
+using All =
+    List<Magnitude, Gradient, GradientAbsolute, GradientSquared, Taylor, TaylorAbsolute, Fisher, Random>;
 
 }  // namespace criteria
 
 /// The same list as values, in the list's order.
 enum class Criterion : uint8_t {
-  magnitude, gradient, gradient_absolute, gradient_squared, taylor, taylor_absolute, fisher, random
+  magnitude,
+  gradient,
+  gradient_absolute,
+  gradient_squared,
+  taylor,
+  taylor_absolute,
+  fisher,
+  random
 };
 
 /// Calls f with the functor of `criterion`, so that a kernel is instantiated for each.
 template <class F>
 [[gnu::always_inline]] inline constexpr decltype(auto) visit(Criterion criterion, F&& f) {
   switch (criterion) {
-    case Criterion::magnitude: return f(criteria::Magnitude{});
-    case Criterion::gradient: return f(criteria::Gradient{});
-    case Criterion::gradient_absolute: return f(criteria::GradientAbsolute{});
-    case Criterion::gradient_squared: return f(criteria::GradientSquared{});
-    case Criterion::taylor: return f(criteria::Taylor{});
-    case Criterion::taylor_absolute: return f(criteria::TaylorAbsolute{});
-    case Criterion::fisher: return f(criteria::Fisher{});
-    case Criterion::random: break;
+    case Criterion::magnitude:
+      return f(criteria::Magnitude{});
+    case Criterion::gradient:
+      return f(criteria::Gradient{});
+    case Criterion::gradient_absolute:
+      return f(criteria::GradientAbsolute{});
+    case Criterion::gradient_squared:
+      return f(criteria::GradientSquared{});
+    case Criterion::taylor:
+      return f(criteria::Taylor{});
+    case Criterion::taylor_absolute:
+      return f(criteria::TaylorAbsolute{});
+    case Criterion::fisher:
+      return f(criteria::Fisher{});
+    case Criterion::random:
+      break;
   }
   return f(criteria::Random{});
 }
 
 inline constexpr Criterion kCriteria[] = {
-    Criterion::magnitude, Criterion::gradient, Criterion::gradient_absolute, Criterion::gradient_squared,
-    Criterion::taylor, Criterion::taylor_absolute, Criterion::fisher, Criterion::random};
+    Criterion::magnitude,        Criterion::gradient, Criterion::gradient_absolute,
+    Criterion::gradient_squared, Criterion::taylor,   Criterion::taylor_absolute,
+    Criterion::fisher,           Criterion::random};
 
 constexpr std::string_view to_string(Criterion criterion) {
   return visit(criterion, [](auto c) { return decltype(c)::name; });

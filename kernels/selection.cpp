@@ -47,11 +47,14 @@ Key key_at_least(const Scoring& scoring, double score) {
 
 UnitScore start_unit(Reduce reduce) {
   switch (reduce) {
-    case Reduce::max: return {-std::numeric_limits<double>::infinity(), 0, 0};
-    case Reduce::product: return {0.5, 1, 0};
+    case Reduce::max:
+      return {-std::numeric_limits<double>::infinity(), 0, 0};
+    case Reduce::product:
+      return {0.5, 1, 0};
     case Reduce::sum:
     case Reduce::mean:
-    case Reduce::l2: break;
+    case Reduce::l2:
+      break;
   }
   return {};
 }

@@ -10,17 +10,19 @@
 
 namespace coppice {
 
-// Selection works on *units* (elements, rows, columns) that have a place in one total order: (key of the score,
-// position). The position is the unit's rank by tensor name (byte order), then row-major index, so that ties are cut
-// the same way everywhere. A cut is one point in that order: everything below it goes. Scores of elements are
-// computed from w and the statistic on the fly in every pass; they are never stored and never sorted.
+// Selection works on *units* (elements, rows, columns) that have a place in one total order: (key of the
+// score, position). The position is the unit's rank by tensor name (byte order), then row-major index, so
+// that ties are cut the same way everywhere. A cut is one point in that order: everything below it goes.
+// Scores of elements are computed from w and the statistic on the fly in every pass; they are never stored
+// and never sorted.
 //
-// All operations wait for their result: selection is a handful of passes over the whole model, each of which decides
-// what the next one looks for.
+// All operations wait for their result: selection is a handful of passes over the whole model, each of which
+// decides what the next one looks for.
 
-/// An order-preserving image of a score (ordered_key.hpp). Wide keys are those of the score as float64, into which a
-/// float32 score widens exactly. Narrow keys are those of a float32 score in the upper 32 bits, the lower ones
-/// zero: half the digits to look at when every tensor is f32. Key 0, below that of −∞, is what is cut already.
+/// An order-preserving image of a score (ordered_key.hpp). Wide keys are those of the score as float64, into
+/// which a float32 score widens exactly. Narrow keys are those of a float32 score in the upper 32 bits, the
+/// lower ones zero: half the digits to look at when every tensor is f32. Key 0, below that of −∞, is what is
+/// cut already.
 using Key = uint64_t;
 inline constexpr Key kCutAlready = 0;
 
@@ -39,7 +41,7 @@ struct ScoreBlock {
   const uint64_t* kept = nullptr;   // bits, 0 where a weight is cut already; null: none is
   int mask_bit = 0;                 // element i is bit (mask_bit + i) % 64 of word (mask_bit + i) / 64
   int64_t count = 0;
-  uint64_t position = 0;            // of the first element, in the total order over all elements of all tensors
+  uint64_t position = 0;  // of the first element, in the total order over all elements of all tensors
 };
 
 /// A unit's place in the total order.
@@ -63,16 +65,17 @@ enum class Reduce : uint8_t { sum, mean, max, l2, product };
 /// Which elements of a [rows, cols] block make a unit.
 enum class UnitAxis : uint8_t { row, column };
 
-/// A unit's score while it is built and afterwards: mantissa · 2^exponent. The exponent serves products, which leave
-/// float64's range (fifty factors near 1e-7 do); |mantissa| in [0.5, 1) there, or 0, or not finite.
+/// A unit's score while it is built and afterwards: mantissa · 2^exponent. The exponent serves products,
+/// which leave float64's range (fifty factors near 1e-7 do); |mantissa| in [0.5, 1) there, or 0, or not
+/// finite.
 struct UnitScore {
   double mantissa = 0.0;
   int64_t exponent = 0;
   int64_t kept = 0;  // elements behind it; those that are cut already take no part
 };
 
-/// A window of key bits for a histogram: keys whose top `prefix_bits` are those of `prefix`, told apart by the
-/// `digit_bits` that follow.
+/// A window of key bits for a histogram: keys whose top `prefix_bits` are those of `prefix`, told apart by
+/// the `digit_bits` that follow.
 struct KeyWindow {
   Key prefix = 0;
   int prefix_bits = 0;
@@ -84,34 +87,37 @@ class SelectionOps {
  public:
   virtual ~SelectionOps() = default;
 
-  /// Appends the keys of up to `kSampleLine` consecutive elements from each of `starts` (fewer at the block's end).
-  /// NaN scores get a key outside the floats' range.
+  /// Appends the keys of up to `kSampleLine` consecutive elements from each of `starts` (fewer at the block's
+  /// end). NaN scores get a key outside the floats' range.
   static constexpr int64_t kSampleLine = 16;
   virtual void sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                       std::vector<Key>& keys) = 0;
 
-  /// One pass: counts, and appends the places inside [low, high] to `candidates` until it holds `capacity`. Their
-  /// order is unspecified; when they don't fit, which of them are there is too.
-  virtual BlockCount bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high, uint64_t capacity,
-                             std::vector<Place>& candidates) = 0;
+  /// One pass: counts, and appends the places inside [low, high] to `candidates` until it holds `capacity`.
+  /// Their order is unspecified; when they don't fit, which of them are there is too.
+  virtual BlockCount bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
+                             uint64_t capacity, std::vector<Place>& candidates) = 0;
 
-  /// bins[d] += how many keys of the window have digit d; bins [window.bins()] on the host. Only NaN is reported in
-  /// the result.
+  /// bins[d] += how many keys of the window have digit d; bins [window.bins()] on the host. Only NaN is
+  /// reported in the result.
   virtual BlockCount histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
                                uint64_t* bins) = 0;
 
-  /// Position of the `index`-th (from 0) element whose key is exactly `key`; the caller has counted that it exists.
+  /// Position of the `index`-th (from 0) element whose key is exactly `key`; the caller has counted that it
+  /// exists.
   virtual uint64_t find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) = 0;
 
-  /// Elements below `cut`, and those cut already, become +0 in `output` (may be the weights; null: only the mask);
-  /// the others keep their bits. Mask bits, placed as `kept`'s (may be the same words; null: not wanted): 1 where
-  /// kept; bits of the words that belong to no element of the block stay. Returns how many elements are cut.
+  /// Elements below `cut`, and those cut already, become +0 in `output` (may be the weights; null: only the
+  /// mask); the others keep their bits. Mask bits, placed as `kept`'s (may be the same words; null: not
+  /// wanted): 1 where kept; bits of the words that belong to no element of the block stay. Returns how many
+  /// elements are cut.
   virtual uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                          uint64_t* mask) = 0;
 
-  /// Adds a block's elements to the scores of the rows or columns that they lie in. The block starts at element
-  /// `first` of a row-major matrix of `cols` columns; units [rows or cols of that matrix] on the host, started by
-  /// `start_unit` and ended by `finish_unit`. Blocks come in index order. Only NaN is reported in the result.
+  /// Adds a block's elements to the scores of the rows or columns that they lie in. The block starts at
+  /// element `first` of a row-major matrix of `cols` columns; units [rows or cols of that matrix] on the
+  /// host, started by `start_unit` and ended by `finish_unit`. Blocks come in index order. Only NaN is
+  /// reported in the result.
   virtual BlockCount accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis,
                                 int64_t cols, int64_t first, UnitScore* units) = 0;
 
@@ -124,14 +130,17 @@ class SelectionOps {
 };
 
 /// The bits of a key that can differ.
-constexpr int key_bits(const Scoring& scoring) { return scoring.wide ? 64 : 32; }
+constexpr int key_bits(const Scoring& scoring) {
+  return scoring.wide ? 64 : 32;
+}
 
 /// The key of a score, the score of a key, and the smallest key whose score is >= `score`.
 Key key_of(const Scoring& scoring, double score);
 double score_of(const Scoring& scoring, Key key);
 Key key_at_least(const Scoring& scoring, double score);
 
-/// The wide key of a float32's ordered_key, and back: the smallest such key, as 32 bits, whose score as a wide key is >= `key`; 2^32 when there is none.
+/// The wide key of a float32's ordered_key, and back: the smallest such key, as 32 bits, whose score as a
+/// wide key is >= `key`; 2^32 when there is none.
 Key widened(uint32_t key);
 uint64_t narrow_at_least(Key key);
 

@@ -51,7 +51,8 @@ std::vector<bool> matches(std::string_view key, const std::vector<std::string>& 
       if (!RE2::FullMatch(tensors[i].name, expression)) continue;
       matched[i] = any = true;
     }
-    if (!any) bad_input("prune.{}: '{}' matches no tensor of the {} in the model", key, pattern, tensors.size());
+    if (!any)
+      bad_input("prune.{}: '{}' matches no tensor of the {} in the model", key, pattern, tensors.size());
   }
   return matched;
 }
@@ -66,9 +67,12 @@ std::string gate_name(const SourceTensor& tensor, int64_t gate) {
 uint64_t units_of(Pattern pattern, int64_t rows, int64_t cols) {
   if (rows == 0 || cols == 0) return 0;
   switch (pattern) {
-    case Pattern::element: return static_cast<uint64_t>(rows * cols);
-    case Pattern::row: return static_cast<uint64_t>(rows);
-    case Pattern::column: break;
+    case Pattern::element:
+      return static_cast<uint64_t>(rows * cols);
+    case Pattern::row:
+      return static_cast<uint64_t>(rows);
+    case Pattern::column:
+      break;
   }
   return static_cast<uint64_t>(cols);
 }
@@ -85,7 +89,8 @@ void set_targets(Plan& plan) {
     const uint64_t most = group.units - protected_units;
     if (group.cut > most) {
       bad_input(
-          "prune.min_density = {} protects {} of the {} units of '{}', so at most {} can be cut, but a sparsity of {} "
+          "prune.min_density = {} protects {} of the {} units of '{}', so at most {} can be cut, but a "
+          "sparsity of {} "
           "cuts {}: feasible is a sparsity up to {:.6g}",
           plan.min_density, protected_units, group.units, group.name, most, plan.sparsity, group.cut,
           static_cast<double>(most) / static_cast<double>(group.units));
@@ -99,14 +104,15 @@ uint64_t units_to_cut(double sparsity, uint64_t units) {
   return static_cast<uint64_t>(std::nearbyint(sparsity * static_cast<double>(units)));
 }
 
-Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config, uint64_t seed, double sparsity) {
+Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config, uint64_t seed,
+               double sparsity) {
   Plan plan;
   plan.scoring.criterion = chosen_criterion(config.criterion);
   plan.scoring.seed = seed;
   plan.statistic = statistic_of(plan.scoring.criterion);
-  plan.pattern = chosen<Pattern>(
-      "pattern", config.pattern,
-      {{"element", Pattern::element}, {"row", Pattern::row}, {"column", Pattern::column}});
+  plan.pattern =
+      chosen<Pattern>("pattern", config.pattern,
+                      {{"element", Pattern::element}, {"row", Pattern::row}, {"column", Pattern::column}});
   plan.reduce = chosen<Reduce>("reduce", config.reduce,
                                {{"sum", Reduce::sum},
                                 {"mean", Reduce::mean},
@@ -127,7 +133,8 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
 
   std::vector<size_t> by_name(tensors.size());
   std::iota(by_name.begin(), by_name.end(), size_t{0});
-  std::sort(by_name.begin(), by_name.end(), [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
+  std::sort(by_name.begin(), by_name.end(),
+            [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
   for (size_t i = 1; i < by_name.size(); ++i) {
     const std::string& name = tensors[by_name[i]].name;
     if (name == tensors[by_name[i - 1]].name) bad_input("two tensors have the name '{}'", name);
@@ -141,7 +148,9 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     plan.selected[i] = (config.include.empty() ? tensors[i].prunable : included[i]) && !excluded[i];
     any = any || plan.selected[i];
   }
-  if (!any) bad_input("nothing to prune: prune.include and prune.exclude leave none of the {} tensors", tensors.size());
+  if (!any)
+    bad_input("nothing to prune: prune.include and prune.exclude leave none of the {} tensors",
+              tensors.size());
 
   plan.positions.resize(tensors.size());
   uint64_t element_position = 0, unit_position = 0;
@@ -152,10 +161,12 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     element_position += static_cast<uint64_t>(tensor.size());
     if (!plan.selected[index]) continue;
     if (tensor.dtype != DType::f32 && tensor.dtype != DType::f64) {
-      bad_input("'{}' can't be pruned as {}: scores are made from f32 or f64", tensor.name, to_string(tensor.dtype));
+      bad_input("'{}' can't be pruned as {}: scores are made from f32 or f64", tensor.name,
+                to_string(tensor.dtype));
     }
     if (tensor.gates < 1 || tensor.rows() % tensor.gates != 0) {
-      bad_input("'{}' has {} rows, which {} gates don't share evenly", tensor.name, tensor.rows(), tensor.gates);
+      bad_input("'{}' has {} rows, which {} gates don't share evenly", tensor.name, tensor.rows(),
+                tensor.gates);
     }
     if (tensor.dtype == DType::f64) plan.scoring.wide = true;
     if (plan.scope == Scope::tensor) plan.groups.push_back({tensor.name, {}, 0, 0});
@@ -172,8 +183,7 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
       part.position = plan.pattern == Pattern::element
                           ? plan.positions[index] + static_cast<uint64_t>(part.begin)
                           : unit_position;
-      part.at_least =
-          static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(part.units)));
+      part.at_least = static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(part.units)));
       unit_position += part.units;
       plan.groups.back().parts.push_back(part);
     }

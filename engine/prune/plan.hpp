@@ -15,16 +15,16 @@ namespace coppice {
 enum class Pattern : uint8_t { element, row, column };
 enum class Scope : uint8_t { global, tensor, gate };
 
-/// A tensor, or one gate of it, within a group: the piece that a minimum density protects, and that is cut at one
-/// place. Always whole rows, so a contiguous run of elements.
+/// A tensor, or one gate of it, within a group: the piece that a minimum density protects, and that is cut at
+/// one place. Always whole rows, so a contiguous run of elements.
 struct PlanPart {
-  size_t tensor = 0;       // index in the source's list
-  int64_t begin = 0;       // elements
+  size_t tensor = 0;  // index in the source's list
+  int64_t begin = 0;  // elements
   int64_t count = 0;
   int64_t cols = 0;
-  uint64_t units = 0;      // elements, rows or columns
-  uint64_t position = 0;   // of the first unit in the total order
-  uint64_t at_least = 0;   // units that the minimum density protects
+  uint64_t units = 0;     // elements, rows or columns
+  uint64_t position = 0;  // of the first unit in the total order
+  uint64_t at_least = 0;  // units that the minimum density protects
 };
 
 /// The units that compete for one threshold.
@@ -32,30 +32,30 @@ struct PlanGroup {
   std::string name;             // "all", a tensor's name, or "tensor:gate"
   std::vector<PlanPart> parts;  // in the total order
   uint64_t units = 0;
-  uint64_t cut = 0;             // k: exactly so many are to be cut (not in percentile mode)
+  uint64_t cut = 0;  // k: exactly so many are to be cut (not in percentile mode)
 };
 
-/// The options of [prune], validated against the tensors of a source. Schedules are outside of it: they make a plan for
-/// every step.
+/// The options of [prune], validated against the tensors of a source. Schedules are outside of it: they make
+/// a plan for every step.
 struct Plan {
   Scoring scoring;
   Statistic statistic = Statistic::none;
   Pattern pattern = Pattern::element;
   Reduce reduce = Reduce::sum;
   Scope scope = Scope::global;
-  std::optional<double> percentile;       // cut where score < percentile(score, p) instead of k units
+  std::optional<double> percentile;  // cut where score < percentile(score, p) instead of k units
   double sparsity = 0.0;
   double min_density = 0.0;
   std::vector<PlanGroup> groups;
-  std::vector<bool> selected;             // by tensor: takes part
-  std::vector<uint64_t> positions;        // by tensor: of its first element in the total order of all elements
+  std::vector<bool> selected;       // by tensor: takes part
+  std::vector<uint64_t> positions;  // by tensor: of its first element in the total order of all elements
 };
 
 /// k of n units at `sparsity`: sparsity · n in float64, rounded half to even.
 uint64_t units_to_cut(double sparsity, uint64_t units);
 
-/// Throws Error(bad_input) naming the option, pattern or tensor at fault. `sparsity` >= 0 overrides the recipe's and its
-/// percentile.
+/// Throws Error(bad_input) naming the option, pattern or tensor at fault. `sparsity` >= 0 overrides the
+/// recipe's and its percentile.
 Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config, uint64_t seed,
                double sparsity = -1.0);
 

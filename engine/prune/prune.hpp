@@ -11,10 +11,11 @@ namespace coppice {
 
 /// One selection group of the plan: the units of one scope that compete for the same threshold.
 struct GroupOutcome {
-  std::string name;            // "all", a tensor's name, or "tensor:gate"
-  uint64_t units = 0;          // elements, rows or columns
+  std::string name;    // "all", a tensor's name, or "tensor:gate"
+  uint64_t units = 0;  // elements, rows or columns
   uint64_t cut = 0;
-  double threshold = 0.0;      // score of the last unit cut under the total order (or the percentile); NaN: none cut
+  double threshold =
+      0.0;  // score of the last unit cut under the total order (or the percentile); NaN: none cut
   std::string threshold_text;  // as a decimal, or m·2^e where float64 can't hold it (products)
 };
 
@@ -22,9 +23,9 @@ struct GroupOutcome {
 struct TensorOutcome {
   std::string name;
   std::vector<int64_t> shape;
-  bool pruned = false;           // took part
+  bool pruned = false;  // took part
   uint64_t size = 0;
-  uint64_t kept = 0;             // nonzero mask bits
+  uint64_t kept = 0;  // nonzero mask bits
   std::vector<std::string> gate_names;
   std::vector<uint64_t> gate_size;
   std::vector<uint64_t> gate_kept;
@@ -41,8 +42,9 @@ struct PruneOutcome {
 };
 
 /// Scores, selects, cuts and writes the masks of `source` by DESIGN's rules: exact, and the same bits for any
-/// backend, thread count and block size. `seed` serves the random criterion. `sparsity` overrides the recipe's
-/// (a gradual schedule passes its own; negative: the recipe's). Errors name the tensor, pattern or option.
+/// backend, thread count and block size. `seed` serves the random criterion. `sparsity` overrides the
+/// recipe's (a gradual schedule passes its own; negative: the recipe's). Errors name the tensor, pattern or
+/// option.
 PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t seed, double sparsity = -1.0);
 
 }  // namespace coppice

@@ -16,21 +16,30 @@ const void* statistic_data(const MemoryTensor& tensor, Statistic statistic) {
   const void* data = nullptr;
   std::string_view name;
   switch (statistic) {
-    case Statistic::none: return nullptr;
-    case Statistic::sum: data = tensor.sum, name = "sum of the gradients"; break;
-    case Statistic::absolute: data = tensor.absolute, name = "sum of the gradients' absolute values"; break;
-    case Statistic::squared: data = tensor.squared, name = "sum of the squared gradients"; break;
+    case Statistic::none:
+      return nullptr;
+    case Statistic::sum:
+      data = tensor.sum, name = "sum of the gradients";
+      break;
+    case Statistic::absolute:
+      data = tensor.absolute, name = "sum of the gradients' absolute values";
+      break;
+    case Statistic::squared:
+      data = tensor.squared, name = "sum of the squared gradients";
+      break;
   }
-  if (data == nullptr) bad_input("the criterion needs the {} for '{}', and there is none", name, tensor.info.name);
+  if (data == nullptr)
+    bad_input("the criterion needs the {} for '{}', and there is none", name, tensor.info.name);
   return data;
 }
 
 class StoreSource final : public ParameterSource {
  public:
-  StoreSource(ParameterStore& store, const StoreStatistics& statistics) : store_(store), statistics_(statistics) {
+  StoreSource(ParameterStore& store, const StoreStatistics& statistics)
+      : store_(store), statistics_(statistics) {
     for (const Segment& segment : store.segments()) {
-      infos_.push_back({segment.name, segment.shape, DType::f32, segment.gates, segment.gate_names,
-                        segment.prunable});
+      infos_.push_back(
+          {segment.name, segment.shape, DType::f32, segment.gates, segment.gate_names, segment.prunable});
     }
   }
 

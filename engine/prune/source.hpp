@@ -15,12 +15,12 @@ class ParameterStore;
 
 /// What a source says of one tensor.
 struct SourceTensor {
-  std::string name;             // full name; ties are cut in the byte order of these
-  std::vector<int64_t> shape;   // row-major, [out, in] for weights
-  DType dtype = DType::f32;     // as selection sees it: f32, or f64
-  int64_t gates = 1;            // row blocks of equal height
-  std::string gate_names;       // one letter a gate, or empty
-  bool prunable = true;         // when no include pattern says otherwise
+  std::string name;            // full name; ties are cut in the byte order of these
+  std::vector<int64_t> shape;  // row-major, [out, in] for weights
+  DType dtype = DType::f32;    // as selection sees it: f32, or f64
+  int64_t gates = 1;           // row blocks of equal height
+  std::string gate_names;      // one letter a gate, or empty
+  bool prunable = true;        // when no include pattern says otherwise
 
   int64_t size() const {
     int64_t n = 1;
@@ -31,18 +31,18 @@ struct SourceTensor {
   int64_t cols() const { return rows() == 0 ? 0 : size() / rows(); }
 };
 
-/// What selection consumes: named tensors of (weights, one statistic of the gradient) that can be read, block by
-/// block, more than once, and a place where the cut is written. The parameter store, mapped or streamed shards and
-/// a caller's arrays are sources; nothing in selection knows which.
+/// What selection consumes: named tensors of (weights, one statistic of the gradient) that can be read, block
+/// by block, more than once, and a place where the cut is written. The parameter store, mapped or streamed
+/// shards and a caller's arrays are sources; nothing in selection knows which.
 class ParameterSource {
  public:
   virtual ~ParameterSource() = default;
   virtual Backend& backend() = 0;
   virtual std::span<const SourceTensor> tensors() const = 0;
 
-  /// A run of elements of tensor `tensor`, on the device, valid until the next call. Of the arrays of bits, element
-  /// `begin` + i is bit (begin + i) % 64 of word (begin + i) / 64 − begin / 64: the bits of a tensor start at
-  /// bit 0 of a word, and a run's words start at the word in which its first bit lies.
+  /// A run of elements of tensor `tensor`, on the device, valid until the next call. Of the arrays of bits,
+  /// element `begin` + i is bit (begin + i) % 64 of word (begin + i) / 64 − begin / 64: the bits of a tensor
+  /// start at bit 0 of a word, and a run's words start at the word in which its first bit lies.
   struct Run {
     const void* weights = nullptr;
     const void* statistic = nullptr;  // as asked for; null for Statistic::none
@@ -52,14 +52,14 @@ class ParameterSource {
     int64_t begin = 0;
     int64_t count = 0;
   };
-  /// Calls `visit` for consecutive runs covering [begin, begin + count) of the tensor in order. `writing` says
-  /// that the runs need `output` and `mask`. Throws Error(bad_input) naming the tensor when the statistic that
-  /// was asked for is missing.
+  /// Calls `visit` for consecutive runs covering [begin, begin + count) of the tensor in order. `writing`
+  /// says that the runs need `output` and `mask`. Throws Error(bad_input) naming the tensor when the
+  /// statistic that was asked for is missing.
   virtual void read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
                     const std::function<void(const Run&)>& visit) = 0;
 
-  /// True where reading a few elements costs a few elements: selection then draws a sample first. From a stream it
-  /// would be a whole pass, and histograms are cheaper.
+  /// True where reading a few elements costs a few elements: selection then draws a sample first. From a
+  /// stream it would be a whole pass, and histograms are cheaper.
   virtual bool random_access() const { return true; }
 
   /// Everything is written: whoever holds derived data may renew it.
@@ -96,15 +96,17 @@ class MemorySource : public ParameterSource {
   int64_t run_;
 };
 
-/// Statistics of the gradient in buffers laid out as the store ([store.size()]), or empty where nobody needs them.
+/// Statistics of the gradient in buffers laid out as the store ([store.size()]), or empty where nobody needs
+/// them.
 struct StoreStatistics {
   VectorView<const float> sum{};
   VectorView<const float> absolute{};
   VectorView<const float> squared{};
 };
 
-/// The store as a source, cut in place: weights that its mask already cuts stay cut and count towards the sparsity, so
-/// that a schedule only ever cuts more. The store gets a mask if it has none, when the cut is written.
+/// The store as a source, cut in place: weights that its mask already cuts stay cut and count towards the
+/// sparsity, so that a schedule only ever cuts more. The store gets a mask if it has none, when the cut is
+/// written.
 std::unique_ptr<ParameterSource> store_source(ParameterStore& store, const StoreStatistics& statistics = {});
 
 }  // namespace coppice

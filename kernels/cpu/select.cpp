@@ -1,5 +1,7 @@
 #include "kernels/cpu/select.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -7,8 +9,6 @@
 #include <cstring>
 #include <exception>
 #include <mutex>
-
-#include <omp.h>
 
 #include "kernels/error.hpp"
 
@@ -27,7 +27,9 @@ const SelectKernelSet& kernel_set(Isa isa) {
 /// Waking a second thread pays above so many elements.
 constexpr int64_t kSerial = 50'000;
 
-int64_t byte_size(const ScoreBlock& block) { return size_of(block.dtype); }
+int64_t byte_size(const ScoreBlock& block) {
+  return size_of(block.dtype);
+}
 
 const void* advanced(const void* data, int64_t bytes) {
   return data == nullptr ? nullptr : static_cast<const char*>(data) + bytes;
@@ -52,7 +54,9 @@ ScoreChunk chunk_of(const Scoring& scoring, const ScoreBlock& part) {
 }
 
 /// Chunks end at whole mask words, so that no two threads write one.
-int64_t chunk_count(const ScoreBlock& block) { return (block.mask_bit + block.count + kChunk - 1) / kChunk; }
+int64_t chunk_count(const ScoreBlock& block) {
+  return (block.mask_bit + block.count + kChunk - 1) / kChunk;
+}
 int64_t chunk_begin(const ScoreBlock& block, int64_t chunk) {
   return std::clamp<int64_t>(chunk * kChunk - block.mask_bit, 0, block.count);
 }
@@ -61,10 +65,12 @@ ScoreBlock chunk_part(const ScoreBlock& block, int64_t chunk) {
   return part_of(block, begin, chunk_begin(block, chunk + 1) - begin);
 }
 
-/// The kernels' signed key such that key >= result ⇔ the element's key >= `key`; their highest when there is none.
+/// The kernels' signed key such that key >= result ⇔ the element's key >= `key`; their highest when there is
+/// none.
 int64_t signed_at_least(const Scoring& scoring, DType dtype, Key key) {
   if (dtype == DType::f64) return static_cast<int64_t>(key ^ (uint64_t{1} << 63));
-  const uint64_t narrow = scoring.wide ? narrow_at_least(key) : (key >> 32) + ((key & 0xffff'ffffu) != 0 ? 1 : 0);
+  const uint64_t narrow =
+      scoring.wide ? narrow_at_least(key) : (key >> 32) + ((key & 0xffff'ffffu) != 0 ? 1 : 0);
   const uint32_t clamped = static_cast<uint32_t>(std::min<uint64_t>(narrow, 0xffff'ffffu));
   return static_cast<int32_t>(clamped ^ 0x8000'0000u);
 }
@@ -87,7 +93,8 @@ void add_nan(BlockCount& total, const ChunkCount& chunk, uint64_t position) {
   total.first_nan = std::min(total.first_nan, position + static_cast<uint64_t>(chunk.first_nan));
 }
 
-/// Calls body(task, thread) for tasks in any order; an exception from one of them leaves the parallel region whole.
+/// Calls body(task, thread) for tasks in any order; an exception from one of them leaves the parallel region
+/// whole.
 template <class Body>
 void parallel_tasks(int64_t tasks, int threads, Body body) {
   if (threads <= 1 || tasks <= 1) {
@@ -111,10 +118,18 @@ void parallel_tasks(int64_t tasks, int threads, Body body) {
 void add_score(Reduce reduce, UnitScore& unit, double score) {
   switch (reduce) {
     case Reduce::sum:
-    case Reduce::mean: unit.mantissa += score; break;
-    case Reduce::max: unit.mantissa = std::max(unit.mantissa, score); break;
-    case Reduce::l2: unit.mantissa += score * score; break;
-    case Reduce::product: multiply(unit, score); break;
+    case Reduce::mean:
+      unit.mantissa += score;
+      break;
+    case Reduce::max:
+      unit.mantissa = std::max(unit.mantissa, score);
+      break;
+    case Reduce::l2:
+      unit.mantissa += score * score;
+      break;
+    case Reduce::product:
+      multiply(unit, score);
+      break;
   }
   ++unit.kept;
 }
@@ -127,7 +142,9 @@ constexpr int64_t kScores = 1024;
 CpuSelection::CpuSelection(const CpuContext& context)
     : set_(kernel_set(context.isa)), threads_(std::max(context.threads, 1)), logs_(threads_) {}
 
-int CpuSelection::threads_for(int64_t elements) const { return elements < kSerial ? 1 : threads_; }
+int CpuSelection::threads_for(int64_t elements) const {
+  return elements < kSerial ? 1 : threads_;
+}
 
 const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBlock& block) const {
   if (block.dtype != DType::f32 && block.dtype != DType::f64) {
@@ -191,8 +208,10 @@ BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block
   });
   for (const Log& log : logs_) {
     if (candidates.size() >= capacity) break;
-    const size_t room = static_cast<size_t>(std::min<uint64_t>(capacity - candidates.size(), log.places.size()));
-    candidates.insert(candidates.end(), log.places.begin(), log.places.begin() + static_cast<ptrdiff_t>(room));
+    const size_t room =
+        static_cast<size_t>(std::min<uint64_t>(capacity - candidates.size(), log.places.size()));
+    candidates.insert(candidates.end(), log.places.begin(),
+                      log.places.begin() + static_cast<ptrdiff_t>(room));
   }
   return total;
 }
@@ -282,13 +301,14 @@ uint64_t CpuSelection::apply(const Scoring& scoring, const ScoreBlock& block, Pl
   return count;
 }
 
-BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis,
-                                    int64_t cols, int64_t first, UnitScore* units) {
+BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce,
+                                    UnitAxis axis, int64_t cols, int64_t first, UnitScore* units) {
   const SelectKernels& kernel = kernels(scoring, block);
   BlockCount total;
   if (block.count == 0) return total;
   std::mutex mutex;
-  // Scores [begin, begin + count) of the block and adds them in order; unit_of(i) names the unit of element i.
+  // Scores [begin, begin + count) of the block and adds them in order; unit_of(i) names the unit of element
+  // i.
   const auto add = [&](int64_t begin, int64_t count, auto unit_of) {
     double scores[kScores];
     for (int64_t from = begin; from < begin + count; from += kScores) {

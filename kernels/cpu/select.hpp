@@ -23,8 +23,8 @@ class CpuSelection final : public SelectionOps {
   uint64_t find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) override;
   uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                  uint64_t* mask) override;
-  BlockCount accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis, int64_t cols,
-                        int64_t first, UnitScore* units) override;
+  BlockCount accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis,
+                        int64_t cols, int64_t first, UnitScore* units) override;
   uint64_t apply_units(const ScoreBlock& block, UnitAxis axis, int64_t cols, int64_t first,
                        const uint64_t* kept_units, void* output, uint64_t* mask) override;
   uint64_t count_kept(const ScoreBlock& block) override;
@@ -39,7 +39,8 @@ class CpuSelection final : public SelectionOps {
 
   const SelectKernels& kernels(const Scoring& scoring, const ScoreBlock& block) const;
   int threads_for(int64_t elements) const;
-  uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output, uint64_t* mask);
+  uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output,
+                       uint64_t* mask);
 
   const SelectKernelSet& set_;
   int threads_;

@@ -1,5 +1,4 @@
 #include "kernels/cpu/select_kernels.hpp"
-
 #include "kernels/ordered_key.hpp"
 
 #if defined(COPPICE_ISA_avx2) || defined(COPPICE_ISA_avx512)
@@ -9,9 +8,9 @@
 namespace coppice::cpu::COPPICE_ISA {
 namespace {
 
-// Every kernel works on tiles that stay in L1: first the keys of a tile, by a loop over the criterion that the compiler
-// vectorises, then what is asked of the keys, 64 at a time as a word of bits. The pass over memory hides both: at
-// 8 bytes an element the loads take longer than all of this together.
+// Every kernel works on tiles that stay in L1: first the keys of a tile, by a loop over the criterion that
+// the compiler vectorises, then what is asked of the keys, 64 at a time as a word of bits. The pass over
+// memory hides both: at 8 bytes an element the loads take longer than all of this together.
 constexpr int64_t kTile = 1024;
 
 template <class T>
@@ -120,14 +119,14 @@ uint64_t less_bits(const Bits<T>* keys, Bits<T> threshold) {
 #endif
 }
 
-/// A tile of keys and where its mask bits lie. Only the first tile of a chunk may start inside a mask word, and then
-/// ends with it, so that all others are whole words.
+/// A tile of keys and where its mask bits lie. Only the first tile of a chunk may start inside a mask word,
+/// and then ends with it, so that all others are whole words.
 template <class T>
 struct Tile {
   int64_t begin = 0;  // in the chunk
   int64_t count = 0;
-  int64_t word = 0;   // of the mask
-  int shift = 0;      // of the first element in that word
+  int64_t word = 0;  // of the mask
+  int shift = 0;     // of the first element in that word
   bool nan = false;
   alignas(64) Bits<T> keys[kTile];
 
@@ -201,7 +200,8 @@ void keys_kernel(const ScoreChunk& chunk, int64_t* keys) {
 
 template <class T>
 T score_of_key(Bits<T> key) {
-  return __builtin_bit_cast(T, static_cast<Bits<T>>(key ^ ((key >> Number<T>::kSignShift) & Number<T>::kMagnitude)));
+  return __builtin_bit_cast(
+      T, static_cast<Bits<T>>(key ^ ((key >> Number<T>::kSignShift) & Number<T>::kMagnitude)));
 }
 
 template <class T>
@@ -254,8 +254,8 @@ uint64_t public_key(Bits<T> key, bool wide) {
 }
 
 template <class T>
-ChunkCount histogram_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, int prefix_bits, int digit_bits,
-                            bool wide, uint32_t* bins) {
+ChunkCount histogram_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, int prefix_bits,
+                            int digit_bits, bool wide, uint32_t* bins) {
   const Bits<T> low_key = static_cast<Bits<T>>(low), upper_key = static_cast<Bits<T>>(upper);
   const int shift = 64 - prefix_bits - digit_bits;
   const int64_t size = int64_t{1} << digit_bits;
@@ -266,7 +266,8 @@ ChunkCount histogram_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper,
       const uint64_t valid = tile.valid(w);
       uint64_t between = less_bits<T>(keys, upper_key) & ~less_bits<T>(keys, low_key) & valid;
       if (between == ~uint64_t{0}) {
-        for (int i = 0; i < 64; ++i) ++bins[size * (i & 3) + ((public_key<T>(keys[i], wide) >> shift) & digit_mask)];
+        for (int i = 0; i < 64; ++i)
+          ++bins[size * (i & 3) + ((public_key<T>(keys[i], wide) >> shift) & digit_mask)];
       } else {
         for (; between != 0; between &= between - 1) {
           const int i = __builtin_ctzll(between);
@@ -339,8 +340,8 @@ int64_t apply_kernel(const ScoreChunk& chunk, int64_t threshold, void* output, u
 }
 
 template <class T>
-constexpr SelectKernels kKernels = {&keys_kernel<T>, &scores_kernel<T>, &bracket_kernel<T>, &histogram_kernel<T>,
-                                    &apply_kernel<T>};
+constexpr SelectKernels kKernels = {&keys_kernel<T>, &scores_kernel<T>, &bracket_kernel<T>,
+                                    &histogram_kernel<T>, &apply_kernel<T>};
 
 }  // namespace
 

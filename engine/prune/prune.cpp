@@ -1,0 +1,324 @@
+#include "engine/prune/prune.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "engine/prune/masks.hpp"
+#include "engine/prune/plan.hpp"
+#include "engine/prune/select.hpp"
+#include "kernels/error.hpp"
+
+namespace coppice {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// Where a group is cut, and what the report says of it.
+struct GroupCut {
+  std::vector<PartCut> parts;
+  double threshold = std::numeric_limits<double>::quiet_NaN();
+  std::string threshold_text = "none";
+  uint64_t cut_units =
+      0;  // what the selection expects; in percentile mode of elements only the writing tells
+};
+
+/// NumPy's linear percentile in float64: the rank (n − 1)·(p / 100), and where between which two units it
+/// lies.
+struct PercentileRank {
+  uint64_t lower = 0;
+  uint64_t upper = 0;
+  double fraction = 0.0;
+
+  PercentileRank(double percentile, uint64_t units) {
+    const double rank = static_cast<double>(units - 1) * (percentile / 100.0);
+    lower = std::min(static_cast<uint64_t>(std::floor(rank)), units - 1);
+    fraction = rank - static_cast<double>(lower);
+    upper = fraction > 0.0 ? std::min(lower + 1, units - 1) : lower;
+  }
+};
+
+/// NumPy's interpolation, operation by operation. Between infinite scores there is none: the upper one is
+/// taken, which cuts the same units as any value between the two.
+double interpolate(double lower, double upper, double fraction) {
+  if (fraction == 0.0) return lower;
+  if (!std::isfinite(lower) || !std::isfinite(upper)) return upper;
+  const double difference = upper - lower;
+  return fraction < 0.5 ? lower + difference * fraction : upper - difference * (1.0 - fraction);
+}
+
+/// The place right behind a unit: it is cut, the next one stays.
+Place behind(const Place& place) {
+  return {place.key, place.position + 1};
+}
+
+/// Units of each part that are cut already. Elements only; rows and columns know from their scores.
+std::vector<uint64_t> cut_already(ParameterSource& source, const Plan& plan, const PlanGroup& group) {
+  std::vector<uint64_t> cut;
+  for (const PlanPart& part : group.parts) {
+    cut.push_back(static_cast<uint64_t>(part.count) -
+                  count_kept(source, plan, part.tensor, part.begin, part.count));
+  }
+  return cut;
+}
+
+uint64_t sum(const std::vector<uint64_t>& values) {
+  uint64_t total = 0;
+  for (uint64_t value : values) total += value;
+  return total;
+}
+
+GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                         ReadingCost& cost) {
+  GroupCut result;
+  result.parts.resize(group.parts.size());
+  const std::vector<uint64_t> already = cut_already(source, plan, group);
+
+  Limits limits;
+  if (plan.min_density > 0.0) {
+    for (size_t i = 0; i < group.parts.size(); ++i) {
+      const PlanPart& part = group.parts[i];
+      const uint64_t limit = std::max(part.units - part.at_least, already[i]);
+      Place first{~Key{0}, ~uint64_t{0}};
+      if (limit < part.units) {
+        const PlanGroup alone{group.name, {part}, part.units, 0};
+        first = find_places(source, plan, alone, std::vector{limit}, {}, cost).front();
+      }
+      limits.units.push_back(limit);
+      limits.first_protected.push_back(first);
+    }
+  }
+
+  Place cut{};
+  if (plan.percentile) {
+    if (group.units == 0) return result;
+    const PercentileRank rank(*plan.percentile, group.units);
+    std::vector<uint64_t> ranks{rank.lower};
+    if (rank.upper != rank.lower) ranks.push_back(rank.upper);
+    const std::vector<Place> places = find_places(source, plan, group, ranks, {}, cost);
+    const auto score = [&](const Place& place) {
+      return place.key == kCutAlready ? -kInfinity : score_of(plan.scoring, place.key);
+    };
+    result.threshold = interpolate(score(places.front()), score(places.back()), rank.fraction);
+    result.threshold_text = fmt::format("{}", result.threshold);
+    cut = {key_at_least(plan.scoring, result.threshold), 0};
+  } else {
+    result.cut_units = std::max(group.cut, sum(already));
+    if (result.cut_units == 0) {
+      check_scores(source, plan, group, cost);
+    } else {
+      const Place last =
+          find_places(source, plan, group, std::vector{result.cut_units - 1}, limits, cost).front();
+      cut = behind(last);
+      if (last.key != kCutAlready) {
+        result.threshold = score_of(plan.scoring, last.key);
+        result.threshold_text = fmt::format("{}", result.threshold);
+      }
+    }
+  }
+  for (size_t i = 0; i < group.parts.size(); ++i) {
+    result.parts[i].place = limits.empty() ? cut : std::min(cut, limits.first_protected[i]);
+  }
+  return result;
+}
+
+/// A finished unit with its place; units that are cut already come before all others.
+struct RankedUnit {
+  UnitScore score;
+  uint64_t position = 0;
+};
+
+bool before(const RankedUnit& a, const RankedUnit& b) {
+  const bool a_kept = a.score.kept != 0, b_kept = b.score.kept != 0;
+  if (a_kept != b_kept) return b_kept;
+  if (a_kept) {
+    if (less(a.score, b.score)) return true;
+    if (less(b.score, a.score)) return false;
+  }
+  return a.position < b.position;
+}
+
+const RankedUnit& at_rank(std::vector<RankedUnit>& units, uint64_t rank) {
+  const auto nth = units.begin() + static_cast<ptrdiff_t>(rank);
+  std::nth_element(units.begin(), nth, units.end(), before);
+  return *nth;
+}
+
+/// As a float64, and as text also where that can't hold it.
+void set_threshold(GroupCut& result, const UnitScore& score) {
+  const int exponent = static_cast<int>(std::clamp<int64_t>(score.exponent, -100'000, 100'000));
+  result.threshold = std::ldexp(score.mantissa, exponent);
+  const bool fits =
+      score.mantissa == 0.0 || !std::isfinite(score.mantissa) || std::isnormal(result.threshold);
+  result.threshold_text =
+      fits ? fmt::format("{}", result.threshold) : fmt::format("{}·2^{}", score.mantissa, score.exponent);
+}
+
+/// The interpolation on scores that may lie outside float64's range: both are scaled by one power of two,
+/// which changes no bit of the result where float64 can hold it.
+UnitScore interpolate(const UnitScore& lower, const UnitScore& upper, double fraction) {
+  if (fraction == 0.0) return lower;
+  if (!std::isfinite(lower.mantissa) || !std::isfinite(upper.mantissa)) return upper;
+  const auto exponent_of = [](const UnitScore& score) {
+    return score.mantissa == 0.0 ? std::numeric_limits<int64_t>::min() : score.exponent;
+  };
+  const int64_t scale = std::max(exponent_of(lower), exponent_of(upper));
+  if (scale == std::numeric_limits<int64_t>::min()) return lower;
+  const auto scaled = [&](const UnitScore& score) {
+    const int64_t shift = score.mantissa == 0.0 ? 0 : std::max<int64_t>(score.exponent - scale, -100'000);
+    return std::ldexp(score.mantissa, static_cast<int>(shift));
+  };
+  int exponent = 0;
+  UnitScore result;
+  result.mantissa = std::frexp(interpolate(scaled(lower), scaled(upper), fraction), &exponent);
+  result.exponent = result.mantissa == 0.0 ? 0 : scale + exponent;
+  result.kept = 1;
+  return result;
+}
+
+GroupCut select_units(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+  GroupCut result;
+  result.parts.resize(group.parts.size());
+  const std::vector<std::vector<UnitScore>> scores = score_units(source, plan, group, cost);
+
+  std::vector<std::vector<RankedUnit>> parts;
+  std::vector<RankedUnit> all;
+  uint64_t already = 0;
+  for (size_t i = 0; i < group.parts.size(); ++i) {
+    std::vector<RankedUnit> units;
+    for (size_t u = 0; u < scores[i].size(); ++u) {
+      units.push_back({scores[i][u], group.parts[i].position + u});
+      if (scores[i][u].kept == 0) ++already;
+    }
+    all.insert(all.end(), units.begin(), units.end());
+    parts.push_back(std::move(units));
+  }
+
+  // The best units of each part are out of the competition.
+  std::vector<RankedUnit> eligible = all;
+  std::vector<std::optional<RankedUnit>> first_protected(parts.size());
+  if (plan.min_density > 0.0) {
+    eligible.clear();
+    for (size_t i = 0; i < parts.size(); ++i) {
+      std::vector<RankedUnit> units = parts[i];
+      uint64_t cut = 0;
+      for (const RankedUnit& unit : units) cut += unit.score.kept == 0 ? 1 : 0;
+      const uint64_t limit = std::max(group.parts[i].units - group.parts[i].at_least, cut);
+      if (limit < units.size()) first_protected[i] = at_rank(units, limit);
+      eligible.insert(eligible.end(), units.begin(), units.begin() + static_cast<ptrdiff_t>(limit));
+    }
+  }
+
+  // is_cut(unit) says on which side of the cut a unit lies, protection aside.
+  std::function<bool(const RankedUnit&)> is_cut = [](const RankedUnit&) { return false; };
+  if (plan.percentile && !all.empty()) {
+    const PercentileRank rank(*plan.percentile, group.units);
+    const auto score_at = [&](uint64_t r) {
+      const RankedUnit unit = at_rank(all, r);
+      return unit.score.kept == 0 ? UnitScore{-kInfinity, 0, 0} : unit.score;
+    };
+    const UnitScore lower = score_at(rank.lower);
+    const UnitScore threshold = interpolate(lower, score_at(rank.upper), rank.fraction);
+    set_threshold(result, threshold);
+    is_cut = [threshold](const RankedUnit& unit) { return less(unit.score, threshold); };
+  } else if (!plan.percentile) {
+    const uint64_t target = std::max(group.cut, already);
+    if (target > 0) {
+      const RankedUnit last = at_rank(eligible, target - 1);
+      if (last.score.kept != 0) set_threshold(result, last.score);
+      is_cut = [last](const RankedUnit& unit) { return !before(last, unit); };
+    }
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    std::vector<uint64_t>& kept = result.parts[i].kept_units;
+    kept.assign((parts[i].size() + 63) / 64, 0);
+    for (size_t u = 0; u < parts[i].size(); ++u) {
+      const RankedUnit& unit = parts[i][u];
+      const bool safe = first_protected[i] && !before(unit, *first_protected[i]);
+      if (unit.score.kept != 0 && (safe || !is_cut(unit))) {
+        kept[u / 64] |= uint64_t{1} << (u % 64);
+      } else {
+        ++result.cut_units;
+      }
+    }
+  }
+  return result;
+}
+
+TensorOutcome outcome_of(const SourceTensor& tensor, bool selected) {
+  TensorOutcome outcome;
+  outcome.name = tensor.name;
+  outcome.shape = tensor.shape;
+  outcome.pruned = selected;
+  outcome.size = static_cast<uint64_t>(tensor.size());
+  const int64_t gates = tensor.gates;
+  const bool named = static_cast<int64_t>(tensor.gate_names.size()) == gates;
+  for (int64_t gate = 0; gates > 1 && gate < gates; ++gate) {
+    outcome.gate_names.push_back(named ? std::string(1, tensor.gate_names[static_cast<size_t>(gate)])
+                                       : std::to_string(gate));
+    outcome.gate_size.push_back(outcome.size / static_cast<uint64_t>(gates));
+  }
+  return outcome;
+}
+
+}  // namespace
+
+PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t seed, double sparsity) {
+  const std::span<const SourceTensor> tensors = source.tensors();
+  const Plan plan = make_plan(tensors, config, seed, sparsity);
+
+  // Everything is selected before anything is written, so that an error leaves the weights as they were.
+  ReadingCost cost;
+  std::vector<GroupCut> cuts;
+  for (const PlanGroup& group : plan.groups) {
+    cuts.push_back(plan.pattern == Pattern::element ? select_elements(source, plan, group, cost)
+                                                    : select_units(source, plan, group, cost));
+  }
+
+  PruneOutcome outcome;
+  std::vector<std::vector<uint64_t>> cut_by_gate;
+  for (const SourceTensor& tensor : tensors) cut_by_gate.emplace_back(static_cast<size_t>(tensor.gates), 0);
+  for (size_t g = 0; g < plan.groups.size(); ++g) {
+    const PlanGroup& group = plan.groups[g];
+    uint64_t cut = 0;
+    for (size_t i = 0; i < group.parts.size(); ++i) {
+      const PlanPart& part = group.parts[i];
+      cut += write_part(source, plan, part, cuts[g].parts[i], cut_by_gate[part.tensor]);
+      cost.elements += static_cast<uint64_t>(part.count);
+      outcome.prunable += static_cast<uint64_t>(part.count);
+    }
+    if (plan.pattern != Pattern::element) {
+      cut = cuts[g].cut_units;
+    } else if (!plan.percentile && cut != cuts[g].cut_units) {
+      failure("'{}': {} weights were cut instead of {}: the source changed between passes", group.name, cut,
+              cuts[g].cut_units);
+    }
+    outcome.groups.push_back({group.name, group.units, cut, cuts[g].threshold, cuts[g].threshold_text});
+  }
+  source.finish_writing();
+
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    TensorOutcome tensor = outcome_of(tensors[t], plan.selected[t]);
+    if (plan.selected[t]) {
+      tensor.kept = tensor.size - sum(cut_by_gate[t]);
+      outcome.kept += tensor.kept;
+    } else {
+      tensor.kept = count_kept(source, plan, t, 0, tensors[t].size());
+    }
+    for (size_t gate = 0; gate < tensor.gate_size.size(); ++gate) {
+      const int64_t size = static_cast<int64_t>(tensor.gate_size[gate]);
+      tensor.gate_kept.push_back(plan.selected[t]
+                                     ? tensor.gate_size[gate] - cut_by_gate[t][gate]
+                                     : count_kept(source, plan, t, static_cast<int64_t>(gate) * size, size));
+    }
+    outcome.total += tensor.size;
+    outcome.tensors.push_back(std::move(tensor));
+  }
+  if (outcome.prunable > 0) outcome.passes = (cost.elements + outcome.prunable - 1) / outcome.prunable;
+  outcome.bracket_misses = cost.bracket_misses;
+  return outcome;
+}
+
+}  // namespace coppice

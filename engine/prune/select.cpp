@@ -1,0 +1,397 @@
+#include "engine/prune/select.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/error.hpp"
+
+namespace coppice {
+namespace {
+
+// Digits of a key from the top: 2048 bins are 16 KB, which stays in L1 and is little to send.
+constexpr int kDigitBits = 11;
+
+// Groups up to this size log every element: 1 MB of places, and one pass is certain.
+constexpr uint64_t kSmallGroup = uint64_t{1} << 16;
+
+// The bracket spans the sample's quantile by so many standard deviations: a miss in a hundred thousand
+// searches costs less than a wider bracket in each.
+constexpr double kDeviations = 4.5;
+
+std::string where(const SourceTensor& tensor, uint64_t index) {
+  if (tensor.cols() <= 1) return fmt::format("index {}", index);
+  const uint64_t cols = static_cast<uint64_t>(tensor.cols());
+  return fmt::format("index {} (row {}, column {})", index, index / cols, index % cols);
+}
+
+void refuse_nan(const BlockCount& found, const Plan& plan, std::span<const SourceTensor> tensors,
+                size_t tensor) {
+  if (found.nan_count == 0) return;
+  failure("the score {} of '{}' is NaN at {}: its weight or gradient is not a number",
+          formula(plan.scoring.criterion), tensors[tensor].name,
+          where(tensors[tensor], found.first_nan - plan.positions[tensor]));
+}
+
+/// Calls visit(block, run) for the runs of a part, in order.
+template <class Visit>
+void for_blocks(ParameterSource& source, const Plan& plan, const PlanPart& part, ReadingCost* cost,
+                Visit visit) {
+  if (part.count == 0) return;
+  const std::span<const SourceTensor> tensors = source.tensors();
+  source.read(part.tensor, part.begin, part.count, plan.statistic, false,
+              [&](const ParameterSource::Run& run) {
+                if (cost != nullptr) cost->elements += static_cast<uint64_t>(run.count);
+                visit(block_of(plan, tensors, part.tensor, run), run);
+              });
+}
+
+uint64_t limit_of(const PlanGroup& group, const Limits& limits, size_t part) {
+  return limits.empty() ? group.parts[part].units : limits.units[part];
+}
+
+uint64_t available(const PlanGroup& group, const Limits& limits) {
+  uint64_t total = 0;
+  for (size_t i = 0; i < group.parts.size(); ++i) total += limit_of(group, limits, i);
+  return total;
+}
+
+struct Bracket {
+  Key low = 0;
+  Key high = ~Key{0};
+};
+
+uint64_t scrambled(uint64_t x) {  // SplitMix64's finaliser
+  x += 0x9e37'79b9'7f4a'7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58'476d'1ce4'e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d0'49bb'1331'11ebull;
+  return x ^ (x >> 31);
+}
+
+/// A bracket that most likely holds the ranks: lines of 16 consecutive elements (a cache line each), one from
+/// each of equal strata of the group.
+Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                        std::span<const uint64_t> ranks, const Limits& limits) {
+  constexpr int64_t kLine = SelectionOps::kSampleLine;
+  const int64_t units = static_cast<int64_t>(group.units);
+  const int64_t lines = std::clamp<int64_t>(units / 1024, 2048, 16384);
+  const int64_t stride = units / lines;
+  std::vector<Key> keys;
+  std::vector<uint32_t> line_of;  // by sample
+  keys.reserve(static_cast<size_t>(lines * kLine));
+  line_of.reserve(keys.capacity());
+  SelectionOps& ops = source.backend().selection();
+  int64_t part_begin = 0, line = 0;
+  uint32_t line_count = 0;
+  const auto start_of = [&](int64_t i) {
+    return i * stride + static_cast<int64_t>(scrambled(static_cast<uint64_t>(i)) %
+                                             static_cast<uint64_t>(std::max<int64_t>(1, stride - kLine + 1)));
+  };
+  std::vector<int64_t> starts;
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    const PlanPart& part = group.parts[p];
+    for_blocks(source, plan, part, nullptr, [&](const ScoreBlock& block, const ParameterSource::Run& run) {
+      const int64_t begin = part_begin + run.begin - part.begin;  // of the run, in the group
+      starts.clear();
+      for (; line < lines && start_of(line) < begin + run.count; ++line) {
+        starts.push_back(start_of(line) - begin);
+      }
+      size_t at = keys.size();
+      ops.sample(plan.scoring, block, starts, keys);
+      for (int64_t start : starts) {
+        for (int64_t j = 0; j < std::min(kLine, run.count - start); ++j) line_of.push_back(line_count);
+        ++line_count;
+      }
+      if (limits.empty()) return;
+      // What is protected takes no part.
+      size_t out = at;
+      for (; at < keys.size(); ++at) {
+        if (keys[at] >= limits.first_protected[p].key) continue;
+        keys[out] = keys[at];
+        line_of[out++] = line_of[at];
+      }
+      keys.resize(out);
+      line_of.resize(out);
+    });
+    part_begin += part.count;
+  }
+  if (keys.empty()) return {};
+
+  const double samples = static_cast<double>(keys.size());
+  const double total = static_cast<double>(available(group, limits));
+  const auto index_of = [&](uint64_t rank) { return (static_cast<double>(rank) + 0.5) / total * samples; };
+  std::vector<Key> ordered = keys;
+  const auto sample_at = [&](double index) {
+    const auto nth = ordered.begin() + static_cast<ptrdiff_t>(std::clamp(index, 0.0, samples - 1.0));
+    std::nth_element(ordered.begin(), nth, ordered.end());
+    return *nth;
+  };
+  // Neighbours resemble each other (a dead row is a run of zeros), so the spread is taken between lines.
+  const Key pivot = sample_at(index_of(ranks.front()));
+  std::vector<double> under(line_count, 0.0), length(line_count, 0.0);
+  double all_under = 0.0;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    length[line_of[i]] += 1.0;
+    if (keys[i] < pivot) under[line_of[i]] += 1.0, all_under += 1.0;
+  }
+  const double share = all_under / samples;
+  double variance = share * (1.0 - share) * samples, between = 0.0;
+  for (size_t l = 0; l < line_count; ++l) {
+    const double excess = under[l] - share * length[l];
+    between += excess * excess;
+  }
+  const double margin = kDeviations * std::sqrt(std::max(variance, between)) + 2.0;
+  const double low = std::floor(index_of(ranks.front()) - margin);
+  const double high = std::ceil(index_of(ranks.back()) + margin);
+  Bracket bracket;
+  if (low >= 0.0) bracket.low = sample_at(low);
+  if (high <= samples - 1.0) bracket.high = sample_at(high);
+  return bracket;
+}
+
+struct Counted {
+  uint64_t below = 0;   // of what may be cut
+  uint64_t inside = 0;  // likewise
+  bool complete = false;
+  std::vector<Place> candidates;
+};
+
+Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                      const Bracket& bracket, uint64_t capacity, const Limits& limits, ReadingCost& cost) {
+  SelectionOps& ops = source.backend().selection();
+  Counted counted;
+  uint64_t inside_unlimited = 0;
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    const PlanPart& part = group.parts[p];
+    uint64_t below = 0, inside = 0;
+    const size_t first = counted.candidates.size();
+    for_blocks(source, plan, part, &cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
+      const BlockCount found =
+          ops.bracket(plan.scoring, block, bracket.low, bracket.high, capacity, counted.candidates);
+      refuse_nan(found, plan, source.tensors(), part.tensor);
+      below += found.below;
+      inside += found.inside;
+    });
+    inside_unlimited += inside;
+    const uint64_t limit = limit_of(group, limits, p);
+    counted.below += std::min(below, limit);
+    counted.inside += std::min(below + inside, limit) - std::min(below, limit);
+    if (limits.empty()) continue;
+    const auto is_protected = [&](const Place& place) { return place >= limits.first_protected[p]; };
+    counted.candidates.erase(std::remove_if(counted.candidates.begin() + static_cast<ptrdiff_t>(first),
+                                            counted.candidates.end(), is_protected),
+                             counted.candidates.end());
+  }
+  counted.complete = counted.candidates.size() == counted.inside && inside_unlimited <= capacity;
+  return counted;
+}
+
+/// The `index`-th place of the candidates. A histogram of the keys first: nth_element over all of them would
+/// take a fifth as long as the pass that found them.
+Place nth_candidate(const std::vector<Place>& candidates, uint64_t index, const Bracket& bracket) {
+  constexpr uint64_t kBins = 4096;
+  const Key span = bracket.high - bracket.low;
+  int shift = 0;
+  while ((span >> shift) >= kBins) ++shift;
+  std::vector<uint64_t> bins(kBins, 0);
+  for (const Place& place : candidates) ++bins[(place.key - bracket.low) >> shift];
+  uint64_t bin = 0;
+  while (index >= bins[bin]) index -= bins[bin++];
+  std::vector<Place> same;
+  same.reserve(bins[bin]);
+  for (const Place& place : candidates) {
+    if ((place.key - bracket.low) >> shift == bin) same.push_back(place);
+  }
+  const auto nth = same.begin() + static_cast<ptrdiff_t>(index);
+  std::nth_element(same.begin(), nth, same.end());
+  return *nth;
+}
+
+}  // namespace
+
+ScoreBlock block_of(const Plan& plan, std::span<const SourceTensor> tensors, size_t tensor,
+                    const ParameterSource::Run& run) {
+  ScoreBlock block;
+  block.dtype = tensors[tensor].dtype;
+  block.weights = run.weights;
+  block.statistic = run.statistic;
+  block.kept = run.kept;
+  block.mask_bit = static_cast<int>(run.begin % 64);
+  block.count = run.count;
+  block.position = plan.positions[tensor] + static_cast<uint64_t>(run.begin);
+  return block;
+}
+
+Histogram::Histogram(const KeyWindow& key_window, int64_t row_count)
+    : window(key_window), rows(row_count), bins(static_cast<size_t>(row_count * key_window.bins()), 0) {}
+
+void Histogram::add(const Histogram& other) {
+  if (other.bins.size() != bins.size() || other.window.prefix != window.prefix ||
+      other.window.prefix_bits != window.prefix_bits) {
+    failure("histograms of different windows can't be added");
+  }
+  for (size_t i = 0; i < bins.size(); ++i) bins[i] += other.bins[i];
+}
+
+RankSearch::RankSearch(const Scoring& scoring, uint64_t rank, const Limits& limits)
+    : key_bits_(key_bits(scoring)),
+      rank_(rank),
+      limits_(limits.empty() ? std::vector<uint64_t>{~uint64_t{0}} : limits.units),
+      below_(limits_.size(), 0) {
+  next_window();
+}
+
+void RankSearch::next_window() {
+  window_.digit_bits = std::min(kDigitBits, key_bits_ - window_.prefix_bits);
+}
+
+void RankSearch::refine(const Histogram& histogram) {
+  if (histogram.bins.size() != limits_.size() * static_cast<size_t>(window_.bins())) {
+    failure("a histogram of {} bins doesn't answer a search over {} rows", histogram.bins.size(),
+            limits_.size());
+  }
+  for (int64_t digit = 0; digit < window_.bins(); ++digit) {
+    // Of a part, what may be cut is a prefix of its order, so counts below any key are simply cut off at the
+    // limit.
+    uint64_t here = 0;
+    for (size_t row = 0; row < limits_.size(); ++row) {
+      const uint64_t bin =
+          histogram.bins[row * static_cast<size_t>(window_.bins()) + static_cast<size_t>(digit)];
+      here += std::min(below_[row] + bin, limits_[row]) - std::min(below_[row], limits_[row]);
+    }
+    if (rank_ < here) {
+      window_.prefix |= static_cast<Key>(digit) << (64 - window_.prefix_bits - window_.digit_bits);
+      window_.prefix_bits += window_.digit_bits;
+      next_window();
+      return;
+    }
+    rank_ -= here;
+    for (size_t row = 0; row < limits_.size(); ++row) {
+      below_[row] += histogram.bins[row * static_cast<size_t>(window_.bins()) + static_cast<size_t>(digit)];
+    }
+  }
+  failure("fewer units than the rank that is searched: the source changed between passes");
+}
+
+Histogram count(ParameterSource& source, const Plan& plan, const PlanGroup& group, const KeyWindow& window,
+                const Limits& limits, ReadingCost* cost) {
+  SelectionOps& ops = source.backend().selection();
+  Histogram histogram(window, limits.empty() ? 1 : static_cast<int64_t>(group.parts.size()));
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    uint64_t* bins = histogram.bins.data() + (limits.empty() ? 0 : p * static_cast<size_t>(window.bins()));
+    for_blocks(source, plan, group.parts[p], cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
+      refuse_nan(ops.histogram(plan.scoring, block, window, bins), plan, source.tensors(),
+                 group.parts[p].tensor);
+    });
+  }
+  return histogram;
+}
+
+Place locate(ParameterSource& source, const Plan& plan, const PlanGroup& group, Key key, uint64_t tie,
+             const Limits& limits, ReadingCost* cost) {
+  SelectionOps& ops = source.backend().selection();
+  std::vector<Place> none;
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    struct RunTies {
+      int64_t begin, count;
+      uint64_t ties;
+    };
+    std::vector<RunTies> runs;
+    uint64_t below = 0, ties = 0;
+    for_blocks(source, plan, group.parts[p], cost,
+               [&](const ScoreBlock& block, const ParameterSource::Run& run) {
+                 const BlockCount found = ops.bracket(plan.scoring, block, key, key, 0, none);
+                 below += found.below;
+                 ties += found.inside;
+                 runs.push_back({run.begin, run.count, found.inside});
+               });
+    const uint64_t limit = limit_of(group, limits, p);
+    const uint64_t usable = std::min(below + ties, limit) - std::min(below, limit);
+    if (tie >= usable) {
+      tie -= usable;
+      continue;
+    }
+    for (const RunTies& run : runs) {
+      if (tie >= run.ties) {
+        tie -= run.ties;
+        continue;
+      }
+      Place place{key, 0};
+      PlanPart piece = group.parts[p];
+      piece.begin = run.begin;
+      piece.count = run.count;
+      for_blocks(source, plan, piece, cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
+        place.position = ops.find_equal(plan.scoring, block, key, tie);
+      });
+      return place;
+    }
+  }
+  failure("fewer units with the threshold's score than were counted: the source changed between passes");
+}
+
+std::vector<Place> find_places_by_histogram(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                                            std::span<const uint64_t> ranks, const Limits& limits,
+                                            ReadingCost& cost) {
+  std::vector<Place> places;
+  for (uint64_t rank : ranks) {
+    RankSearch search(plan.scoring, rank, limits);
+    while (!search.found()) search.refine(count(source, plan, group, search.window(), limits, &cost));
+    places.push_back(locate(source, plan, group, search.key(), search.tie(), limits, &cost));
+  }
+  return places;
+}
+
+std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                               std::span<const uint64_t> ranks, const Limits& limits, ReadingCost& cost) {
+  if (ranks.empty()) return {};
+  Bracket bracket;
+  if (group.units > kSmallGroup) {
+    if (!source.random_access()) return find_places_by_histogram(source, plan, group, ranks, limits, cost);
+    bracket = sampled_bracket(source, plan, group, ranks, limits);
+  }
+  const bool one_key = bracket.low == bracket.high;
+  const uint64_t capacity = one_key ? 0 : kSmallGroup + group.units / 32;
+  const Counted counted = count_bracket(source, plan, group, bracket, capacity, limits, cost);
+  const bool hit = ranks.front() >= counted.below && ranks.back() < counted.below + counted.inside;
+  if (!hit || !(one_key || counted.complete)) {
+    ++cost.bracket_misses;
+    return find_places_by_histogram(source, plan, group, ranks, limits, cost);
+  }
+  std::vector<Place> places;
+  for (uint64_t rank : ranks) {
+    const uint64_t index = rank - counted.below;
+    places.push_back(one_key ? locate(source, plan, group, bracket.low, index, limits, &cost)
+                             : nth_candidate(counted.candidates, index, bracket));
+  }
+  return places;
+}
+
+void check_scores(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+  count_bracket(source, plan, group, {0, 0}, 0, {}, cost);
+}
+
+std::vector<std::vector<UnitScore>> score_units(ParameterSource& source, const Plan& plan,
+                                                const PlanGroup& group, ReadingCost& cost) {
+  SelectionOps& ops = source.backend().selection();
+  const UnitAxis axis = plan.pattern == Pattern::row ? UnitAxis::row : UnitAxis::column;
+  std::vector<std::vector<UnitScore>> scores;
+  for (const PlanPart& part : group.parts) {
+    std::vector<UnitScore> units(static_cast<size_t>(part.units), start_unit(plan.reduce));
+    for_blocks(source, plan, part, &cost, [&](const ScoreBlock& block, const ParameterSource::Run& run) {
+      refuse_nan(ops.accumulate(plan.scoring, block, plan.reduce, axis, part.cols, run.begin - part.begin,
+                                units.data()),
+                 plan, source.tensors(), part.tensor);
+    });
+    for (size_t i = 0; i < units.size(); ++i) {
+      finish_unit(plan.reduce, units[i]);
+      if (!std::isnan(units[i].mantissa)) continue;
+      const SourceTensor& tensor = source.tensors()[part.tensor];
+      const bool row = axis == UnitAxis::row;
+      failure("the score of {} {} of '{}' is NaN: infinite element scores cancel", row ? "row" : "column",
+              i + static_cast<size_t>(row ? part.begin / part.cols : 0), tensor.name);
+    }
+    scores.push_back(std::move(units));
+  }
+  return scores;
+}
+
+}  // namespace coppice
