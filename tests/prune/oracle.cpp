@@ -1,0 +1,269 @@
+#include "tests/prune/oracle.hpp"
+
+#include <algorithm>
+#include <cfenv>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+
+namespace coppice::test {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// m · 2^e with |m| in [0.5, 1), or m = 0 or infinite with e = 0.
+struct Scaled {
+  double m = 0.0;
+  int64_t e = 0;
+};
+
+Scaled normalised(double m, int64_t e) {
+  int shift = 0;
+  const double mantissa = std::frexp(m, &shift);
+  if (mantissa == 0.0 || std::isinf(mantissa)) return {mantissa, 0};
+  return {mantissa, e + shift};
+}
+
+bool smaller(const Scaled& a, const Scaled& b) {
+  // Exponents of unlike numbers are compared as extended exponents of their magnitudes.
+  const auto class_of = [](const Scaled& x) {
+    if (std::isinf(x.m)) return x.m < 0 ? -2 : 2;
+    return x.m < 0 ? -1 : x.m > 0 ? 1 : 0;
+  };
+  if (class_of(a) != class_of(b)) return class_of(a) < class_of(b);
+  if (class_of(a) != 1 && class_of(a) != -1) return false;
+  if (a.e != b.e) return class_of(a) > 0 ? a.e < b.e : a.e > b.e;
+  return a.m < b.m;
+}
+
+struct Unit {
+  size_t tensor = 0;
+  size_t piece = 0;    // gate, where that separates groups
+  uint64_t order = 0;  // by tensor name, then index
+  std::vector<size_t> elements;
+  Scaled score;
+  bool cut_already = false;
+};
+
+template <class T>
+double element_score(const std::string& criterion, const PrunableTensor& tensor, size_t i, uint64_t position,
+                     uint64_t seed) {
+  const T w = static_cast<T>(tensor.weights[i]);
+  const auto at = [&](const std::vector<double>& v) { return v.empty() ? T(0) : static_cast<T>(v[i]); };
+  if (criterion == "magnitude") return std::fabs(w);
+  if (criterion == "gradient") return std::fabs(at(tensor.sum));
+  if (criterion == "gradient-absolute") return std::fabs(at(tensor.absolute));
+  if (criterion == "gradient-squared") return std::fabs(at(tensor.squared));
+  if (criterion == "taylor") {
+    const volatile T product = w * at(tensor.sum);
+    return std::fabs(static_cast<T>(product));
+  }
+  if (criterion == "taylor-absolute") {
+    const volatile T product = w * at(tensor.absolute);
+    return std::fabs(static_cast<T>(product));
+  }
+  if (criterion == "fisher") {
+    const volatile T square = w * w;
+    const volatile T product = at(tensor.squared) * square;
+    return product;
+  }
+  uint64_t z = position + seed * 11400714819323198485ull;  // random: SplitMix64's output function
+  z = (z ^ (z >> 30)) * 13787848793156543929ull;
+  z = (z ^ (z >> 27)) * 10723151780598845931ull;
+  z = z ^ (z >> 31);
+  return std::ldexp(static_cast<double>(z >> 40), -24);
+}
+
+Scaled reduced(const std::string& how, const std::vector<double>& scores) {
+  if (scores.empty()) return {};
+  double value = how == "max" ? -kInfinity : 0.0;
+  if (how == "product") {
+    double m = 1.0;
+    int64_t e = 0;
+    for (double score : scores) {
+      int a = 0, b = 0;
+      const double factor = std::frexp(score, &a);
+      m = std::frexp(m * factor, &b);
+      e += int64_t{a} + b;
+      if (m == 0.0 || std::isinf(m)) e = 0;
+    }
+    return normalised(m, e);
+  }
+  for (double score : scores) {
+    if (how == "max") {
+      value = std::max(value, score);
+    } else if (how == "l2") {
+      const volatile double square = score * score;
+      value += square;
+    } else {
+      value += score;
+    }
+  }
+  if (how == "mean") value /= static_cast<double>(scores.size());
+  if (how == "l2") value = std::sqrt(value);
+  return normalised(value, 0);
+}
+
+uint64_t half_even(double x) {
+  const double below = std::floor(x), rest = x - below;
+  if (rest > 0.5 || (rest == 0.5 && std::fmod(below, 2.0) == 1.0)) return static_cast<uint64_t>(below) + 1;
+  return static_cast<uint64_t>(below);
+}
+
+double value_of(const Scaled& s) {
+  return std::ldexp(s.m, static_cast<int>(std::clamp<int64_t>(s.e, -5000, 5000)));
+}
+
+/// np.percentile(..., method="linear") of sorted scores in float64, order statistics where infinite.
+Scaled percentile_of(const std::vector<const Unit*>& sorted, double p) {
+  const auto at = [&](size_t i) { return sorted[i]->cut_already ? Scaled{-kInfinity, 0} : sorted[i]->score; };
+  const double rank = (p / 100.0) * static_cast<double>(sorted.size() - 1);
+  const size_t low = static_cast<size_t>(rank);
+  const double t = rank - static_cast<double>(low);
+  if (t == 0.0) return at(low);
+  const Scaled a = at(low), b = at(low + 1);
+  if (std::isinf(a.m) || std::isinf(b.m)) return b;
+  if (a.m == 0.0 && b.m == 0.0) return a;
+  const int64_t unit = std::max(a.m != 0 ? a.e : INT64_MIN, b.m != 0 ? b.e : INT64_MIN);
+  const auto scaled = [&](const Scaled& s) {
+    return s.m == 0 ? 0.0 : std::ldexp(s.m, static_cast<int>(std::max<int64_t>(s.e - unit, -5000)));
+  };
+  const double x = scaled(a), y = scaled(b);
+  const volatile double step = (y - x) * (t < 0.5 ? t : 1.0 - t);
+  return normalised(t < 0.5 ? x + step : y - step, unit);
+}
+
+}  // namespace
+
+Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneConfig& config,
+                        uint64_t seed) {
+  Expected expected;
+  std::vector<size_t> names(tensors.size());
+  std::iota(names.begin(), names.end(), size_t{0});
+  std::sort(names.begin(), names.end(),
+            [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
+
+  std::vector<Unit> units;
+  uint64_t order = 0, position = 0;
+  for (const PrunableTensor& tensor : tensors) {
+    expected.kept.push_back(tensor.kept.empty() ? std::vector<bool>(tensor.size(), true) : tensor.kept);
+  }
+  for (size_t t : names) {
+    const PrunableTensor& tensor = tensors[t];
+    const uint64_t base = position;
+    position += tensor.size();
+    if (!tensor.prunable || tensor.size() == 0) continue;
+    const size_t rows = tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]);
+    const size_t cols = tensor.size() / rows;
+    const size_t pieces = config.scope == "gate" ? static_cast<size_t>(tensor.gates) : 1;
+    for (size_t piece = 0; piece < pieces; ++piece) {
+      const size_t r0 = rows / pieces * piece, r1 = rows / pieces * (piece + 1);
+      const size_t count = config.pattern == "row"      ? r1 - r0
+                           : config.pattern == "column" ? cols
+                                                        : (r1 - r0) * cols;
+      for (size_t u = 0; u < count; ++u) {
+        Unit unit;
+        unit.tensor = t;
+        unit.piece = piece;
+        unit.order = order++;
+        if (config.pattern == "row") {
+          for (size_t c = 0; c < cols; ++c) unit.elements.push_back((r0 + u) * cols + c);
+        } else if (config.pattern == "column") {
+          for (size_t r = r0; r < r1; ++r) unit.elements.push_back(r * cols + u);
+        } else {
+          unit.elements.push_back(r0 * cols + u);
+        }
+        std::vector<double> scores;
+        for (size_t i : unit.elements) {
+          if (!expected.kept[t][i]) continue;
+          scores.push_back(tensor.dtype == DType::f64
+                               ? element_score<double>(config.criterion, tensor, i, base + i, seed)
+                               : element_score<float>(config.criterion, tensor, i, base + i, seed));
+        }
+        unit.cut_already = scores.empty();
+        unit.score = reduced(config.pattern == "element" ? "sum" : config.reduce, scores);
+        units.push_back(std::move(unit));
+      }
+    }
+  }
+
+  const auto before = [](const Unit* a, const Unit* b) {
+    if (a->cut_already != b->cut_already) return a->cut_already;
+    if (!a->cut_already) {
+      if (smaller(a->score, b->score)) return true;
+      if (smaller(b->score, a->score)) return false;
+    }
+    return a->order < b->order;
+  };
+
+  // Groups and, for the minimum density, segments: a tensor, or a gate where the scope is gates.
+  using Id = std::pair<size_t, size_t>;
+  std::vector<std::pair<std::string, std::vector<const Unit*>>> groups;
+  std::map<Id, std::vector<const Unit*>> segments;
+  if (config.scope == "global") groups.push_back({"all", {}});
+  for (size_t t : names) {
+    const PrunableTensor& tensor = tensors[t];
+    if (!tensor.prunable || config.scope == "global") continue;
+    if (config.scope == "tensor" || tensor.gates == 1) {
+      groups.push_back({tensor.name, {}});
+    } else {
+      for (int64_t g = 0; g < tensor.gates; ++g)
+        groups.push_back({tensor.name + ":" + std::to_string(g), {}});
+    }
+  }
+  for (const Unit& unit : units) {
+    segments[{unit.tensor, unit.piece}].push_back(&unit);
+    std::string name = "all";
+    if (config.scope != "global") name = tensors[unit.tensor].name;
+    if (config.scope == "gate" && tensors[unit.tensor].gates > 1) name += ":" + std::to_string(unit.piece);
+    for (auto& [group, members] : groups) {
+      if (group == name) members.push_back(&unit);
+    }
+  }
+
+  std::map<const Unit*, bool> safe;
+  for (auto& [id, members] : segments) {
+    std::sort(members.begin(), members.end(), before);
+    const size_t protect =
+        static_cast<size_t>(std::ceil(config.min_density * static_cast<double>(members.size())));
+    for (size_t i = members.size() - protect; i < members.size(); ++i) {
+      if (!members[i]->cut_already) safe[members[i]] = true;
+    }
+  }
+
+  for (auto& [name, members] : groups) {
+    std::sort(members.begin(), members.end(), before);
+    ExpectedGroup group{name, members.size(), 0, std::nan("")};
+    std::vector<const Unit*> cut;
+    for (const Unit* unit : members) {
+      if (unit->cut_already) cut.push_back(unit);
+    }
+    if (config.percentile >= 0.0) {
+      if (!members.empty()) {
+        const Scaled threshold = percentile_of(members, config.percentile);
+        group.threshold = value_of(threshold);
+        for (const Unit* unit : members) {
+          if (!unit->cut_already && !safe[unit] && smaller(unit->score, threshold)) cut.push_back(unit);
+        }
+      }
+    } else {
+      const size_t k = half_even(config.sparsity * static_cast<double>(members.size()));
+      for (const Unit* unit : members) {
+        if (cut.size() >= k) break;
+        if (unit->cut_already || safe[unit]) continue;
+        cut.push_back(unit);
+        group.threshold = value_of(unit->score);
+      }
+      if (cut.size() < k) expected.infeasible = true;
+    }
+    group.cut = cut.size();
+    for (const Unit* unit : cut) {
+      for (size_t i : unit->elements) expected.kept[unit->tensor][i] = false;
+    }
+    expected.groups.push_back(group);
+  }
+  return expected;
+}
+
+}  // namespace coppice::test
