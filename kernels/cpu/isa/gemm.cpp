@@ -4,8 +4,8 @@
 namespace coppice::cpu::COPPICE_ISA {
 namespace {
 
-// Tile: kRows rows x 2 vectors of accumulators, the most that leaves registers for two vectors of B and one
-// broadcast element of A (32 registers with AVX-512, else 16).
+// A tile of C: kRows rows x 2 vectors of accumulators, the most that leaves registers for two vectors of B
+// and one broadcast element of A (32 registers with AVX-512, else 16).
 #if defined(COPPICE_ISA_avx512)
 constexpr int kLanes = 16;
 constexpr int kRows = 14;
@@ -18,8 +18,19 @@ constexpr int kRows = 6;
 #endif
 constexpr int kPanel = 2 * kLanes;
 
+// Blocks: of the depth, so that a panel's slice (32 KiB with AVX-512) and an A tile (14 KiB) stream from L2
+// side by side; of B's columns, so that half a MiB of it stays in L2 while all tiles of the row block pass
+// over it; of A's rows, so that what is packed of it stays there too.
+constexpr int64_t kDepthBlock = 256;
+constexpr int64_t kPanelBlock = 512 / kPanel;
+constexpr int64_t kRowBlock = 16 * kRows;
+// Up to so many rows, B is the bigger operand by far and passes through the caches once: panel by panel, all
+// tiles.
+constexpr int64_t kFewRows = 3 * kRows;
+
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef float VecU __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int Lanes __attribute__((vector_size(kLanes * 4)));
 
 inline Vec load(const float* p) {
   return *reinterpret_cast<const VecU*>(p);
@@ -31,67 +42,109 @@ inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// Depth of a block: a panel's slice of it (32 KiB with AVX-512) streams from L2 past the A tile (14 KiB).
-constexpr int64_t kDepth = 256;
-// Columns of B that stay in L2 while all row tiles pass over them.
-constexpr int64_t kColumns = 512;
-
-/// How a panel starts: B's columns come in panels of kPanel; a rest of at most kLanes takes a half panel.
-int64_t panel_offset(int64_t panel, int64_t depth) {
+// B's columns come in panels of kPanel, [depth][kPanel]; a rest of at most kLanes takes a half panel.
+inline int64_t panel_offset(int64_t panel, int64_t depth) {
   return panel * kPanel * depth;
 }
-int64_t panel_count(int64_t columns) {
+inline int64_t panel_count(int64_t columns) {
   return (columns + kPanel - 1) / kPanel;
 }
-int64_t panel_width(int64_t panel, int64_t columns) {
+inline int64_t panel_width(int64_t panel, int64_t columns) {
   return min(kPanel, columns - panel * kPanel);
 }
-int64_t packed_width(int64_t width) {
+inline int64_t packed_width(int64_t width) {
   return width > kLanes ? kPanel : kLanes;
 }
 
-struct TileStart {
+/// C [R rows, P panels of V vectors] (+)= A [depth][R] · B [depth][V vectors] in each of the panels.
+struct TileWork {
+  int64_t depth;
+  const float* a;
+  const float* b;
+  int64_t b_panel;  // from one of the P panels to the next
+  float* c;
+  int64_t c_stride;
   const float* bias;  // of the tile's first column, or null
   bool from_c;
+  const float* next_b;  // brought into the cache meanwhile, this many floats for each k
+  int64_t next_b_step;
+  const float* next_c;  // the next tile of C: its loads would otherwise wait for memory
 };
 
-/// C [R, V vectors] (+)= A [depth][R] · B [depth][V vectors].
-template <int R, int V>
-void tile(int64_t depth, const float* __restrict a, const float* __restrict b, float* __restrict c,
-          int64_t c_stride, TileStart start) {
-  Vec sum[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) sum[r][v] = start.from_c ? load(c + r * c_stride + v * kLanes) : Vec{};
-  }
-  if (start.bias != nullptr) {
+template <int R, int V, int P>
+void tile(const TileWork& work) {
+  constexpr int kColumns = V * P;
+  Vec sum[R][kColumns];
+  const int64_t c_stride = work.c_stride;
+  if (work.from_c) {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < V; ++v) sum[r][v] += load(start.bias + v * kLanes);
+#pragma GCC unroll 8
+      for (int v = 0; v < kColumns; ++v) sum[r][v] = load(work.c + r * c_stride + v * kLanes);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kColumns; ++v) sum[r][v] = Vec{};
     }
   }
-  for (int64_t k = 0; k < depth; ++k, a += R, b += V * kLanes) {
-    Vec w[V];
-    for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
+  if (work.bias != nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kColumns; ++v) sum[r][v] += load(work.bias + v * kLanes);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kColumns; ++v) __builtin_prefetch(work.next_c + r * c_stride + v * kLanes);
+  }
+  const float* a = work.a;
+  const float* b = work.b;
+  const float* next_b = work.next_b;
+  for (int64_t k = 0; k < work.depth; ++k) {
+    Vec w[kColumns];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) w[p * V + v] = load(b + p * work.b_panel + v * kLanes);
+    }
+    __builtin_prefetch(next_b);
+    if (kLanes == 16 && V == 2) __builtin_prefetch(next_b + kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const float x = a[r];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] += x * w[v];
+#pragma GCC unroll 8
+      for (int v = 0; v < kColumns; ++v) sum[r][v] += x * w[v];
     }
+    a += R;
+    b += V * kLanes;
+    next_b += work.next_b_step;
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) store(c + r * c_stride + v * kLanes, sum[r][v]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kColumns; ++v) store(work.c + r * c_stride + v * kLanes, sum[r][v]);
   }
 }
 
-using Tile = void (*)(int64_t, const float*, const float*, float*, int64_t, TileStart);
+using Tile = void (*)(const TileWork&);
+
+/// Panels that one to three rows take at a time: eight chains or more, enough to hide an FMA's latency.
+constexpr int64_t wide_panels(int64_t rows) {
+  return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+}
 
 struct TileTable {
-  Tile entry[kRows][2];
+  Tile entry[kRows][2];  // [rows - 1][vectors - 1]
+  Tile wide[3] = {tile<1, 2, wide_panels(1)>, tile<2, 2, wide_panels(2)>, tile<3, 2, wide_panels(3)>};
 
   template <int R>
   constexpr void fill() {
-    entry[R - 1][0] = tile<R, 1>;
-    entry[R - 1][1] = tile<R, 2>;
+    entry[R - 1][0] = tile<R, 1, 1>;
+    entry[R - 1][1] = tile<R, 2, 1>;
     if constexpr (R > 1) fill<R - 1>();
   }
   constexpr TileTable() { fill<kRows>(); }
@@ -99,28 +152,35 @@ struct TileTable {
 // constexpr: an initialiser that runs at start would run on processors without these instructions.
 constexpr TileTable tiles;
 
-/// One tile at the right edge of C, `width` of the packed columns being real: computed beside C, then copied.
-void edge_tile(int64_t rows, int64_t width, int64_t depth, const float* a, const float* b, float* c,
-               int64_t c_stride, TileStart start) {
+/// One tile, `width` of whose packed columns are real; at C's right edge it is computed beside C, then
+/// copied.
+void run_tile(int64_t rows, int64_t width, TileWork& work) {
   const int64_t packed = packed_width(width);
+  const Tile tile = tiles.entry[rows - 1][packed / kLanes - 1];
+  if (width == packed) return tile(work);
+
   alignas(64) float buffer[kRows * kPanel];
   alignas(64) float bias[kPanel] = {};
-  if (start.from_c) {
+  float* const c = work.c;
+  const int64_t c_stride = work.c_stride;
+  if (work.from_c) {
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t j = 0; j < packed; ++j) buffer[r * packed + j] = j < width ? c[r * c_stride + j] : 0.0f;
     }
   }
-  if (start.bias != nullptr) {
-    for (int64_t j = 0; j < width; ++j) bias[j] = start.bias[j];
-    start.bias = bias;
+  if (work.bias != nullptr) {
+    for (int64_t j = 0; j < width; ++j) bias[j] = work.bias[j];
+    work.bias = bias;
   }
-  tiles.entry[rows - 1][packed / kLanes - 1](depth, a, b, buffer, packed, start);
+  work.c = buffer;
+  work.c_stride = packed;
+  tile(work);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t j = 0; j < width; ++j) c[r * c_stride + j] = buffer[r * packed + j];
   }
 }
 
-/// Rows of a tile: all tiles of a share are within one row of each other, so that none is thin.
+/// Rows of the tiles: all within one of each other, so that none is thin.
 struct RowSplit {
   int64_t tiles, base, larger;
   explicit RowSplit(int64_t rows)
@@ -129,20 +189,102 @@ struct RowSplit {
   int64_t size(int64_t t) const { return base + (t < larger ? 1 : 0); }
 };
 
-/// A's rows of every tile, [tile][depth][rows of the tile], so that the kernel reads them from one stream.
-void pack_a(const GemmBlock& block, const RowSplit& split, int64_t k0, int64_t depth, float* packed) {
-  for (int64_t t = 0; t < split.tiles; ++t) {
-    const int64_t rows = split.size(t);
-    float* to = packed + split.begin(t) * depth;
-    if (block.a_by_depth) {
-      const float* from = block.a + k0 * block.a_stride + split.begin(t);
-      for (int64_t k = 0; k < depth; ++k) {
-        for (int64_t r = 0; r < rows; ++r) to[k * rows + r] = from[k * block.a_stride + r];
+template <int... I>
+struct Indices {};
+#if defined(COPPICE_ISA_avx512)
+using AllLanes = Indices<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(COPPICE_ISA_avx2)
+using AllLanes = Indices<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Indices<0, 1, 2, 3>;
+#endif
+
+template <int W, int... I>
+inline Vec merge_low(Vec a, Vec b, Indices<I...>) {
+  return __builtin_shuffle(a, b, Lanes{((I & W) != 0 ? kLanes + I - W : I)...});
+}
+template <int W, int... I>
+inline Vec merge_high(Vec a, Vec b, Indices<I...>) {
+  return __builtin_shuffle(a, b, Lanes{((I & W) != 0 ? kLanes + I : I + W)...});
+}
+
+/// Transposes kLanes rows of kLanes elements: log2(kLanes) rounds that swap ever smaller off-diagonal blocks.
+template <int W = kLanes / 2>
+inline void transpose(Vec* row) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & W) != 0) continue;
+    const Vec low = merge_low<W>(row[i], row[i + W], AllLanes{});
+    row[i + W] = merge_high<W>(row[i], row[i + W], AllLanes{});
+    row[i] = low;
+  }
+  if constexpr (W > 1) transpose<W / 2>(row);
+}
+
+/// to[k * step + i] = from[i * stride + k] for i < rows, k < depth; when `pad`, zeros for rows <= i < kLanes.
+/// Writes whole vectors, k ascending, so that what lies beyond `rows` (or `step`) is overwritten by the next
+/// k or is the caller's slack of kLanes.
+void transpose_rows(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to, int64_t step) {
+  int64_t k = 0;
+  for (; k + kLanes <= depth; k += kLanes) {
+    Vec row[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) row[i] = i < rows ? load(from + i * stride + k) : Vec{};
+    transpose(row);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) store(to + (k + i) * step, row[i]);
+  }
+  for (; k < depth; ++k) {
+    Vec column{};
+    for (int i = 0; i < kLanes; ++i) column[i] = i < rows ? from[i * stride + k] : 0.0f;
+    store(to + k * step, column);
+  }
+}
+
+/// A's rows of every tile for depths [k0, k0 + depth): [tile][depth][rows of the tile], one stream for the
+/// kernel. Rows lie as far apart as they please in A itself: at strides of a power of two they would fight
+/// for one set of the cache.
+void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, int64_t k0, int64_t depth,
+            float* packed) {
+  if (!block.a_by_depth) {
+    for (int64_t t = 0; t < split.tiles; ++t) {
+      const int64_t rows = split.size(t);
+      const float* from = block.a + (first_row + split.begin(t)) * block.a_stride + k0;
+      float* to = packed + split.begin(t) * depth;
+      if constexpr (kRows <= kLanes) {
+        transpose_rows(from, block.a_stride, rows, depth, to, rows);
+      } else {
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t k = 0; k < depth; ++k) to[k * rows + r] = from[r * block.a_stride + k];
+        }
       }
-    } else {
-      for (int64_t r = 0; r < rows; ++r) {
-        const float* from = block.a + (split.begin(t) + r) * block.a_stride + k0;
-        for (int64_t k = 0; k < depth; ++k) to[k * rows + r] = from[k];
+    }
+    return;
+  }
+  // Eight depths at a time across all tiles: eight streams that run on, where one tile over the whole depth
+  // would touch a new page at every step.
+  constexpr int64_t kStep = 8;
+  constexpr int kCopy = (kRows + kLanes - 1) / kLanes;
+  const int64_t all_rows = split.begin(split.tiles);
+  for (int64_t k1 = 0; k1 < depth; k1 += kStep) {
+    const int64_t steps = min(kStep, depth - k1);
+    for (int64_t t = 0; t < split.tiles; ++t) {
+      const int64_t rows = split.size(t);
+      const float* from = block.a + (k0 + k1) * block.a_stride + first_row + split.begin(t);
+      float* to = packed + split.begin(t) * depth + k1 * rows;
+      // Whole vectors spill over into the next depth's place, which is written next; but not past this step's
+      // end (another tile or the next step may stand there already), nor may they read past A's rows.
+      int64_t k = 0;
+      if (split.begin(t) + kCopy * kLanes <= all_rows) {
+        for (; k + kCopy < steps; ++k) {
+#pragma GCC unroll 2
+          for (int v = 0; v < kCopy; ++v) {
+            store(to + k * rows + v * kLanes, load(from + k * block.a_stride + v * kLanes));
+          }
+        }
+      }
+      for (; k < steps; ++k) {
+        for (int64_t r = 0; r < rows; ++r) to[k * rows + r] = from[k * block.a_stride + r];
       }
     }
   }
@@ -155,7 +297,8 @@ int64_t packed_floats(int64_t depth, int64_t columns) {
 }
 
 int64_t scratch_floats(int64_t rows, int64_t depth) {
-  return rows * min(depth, kDepth) + kLanes;
+  const int64_t floats = rows <= kFewRows ? rows * depth : min(rows, kRowBlock) * min(depth, kDepthBlock);
+  return floats + kLanes;
 }
 
 void pack_transposed(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
@@ -163,9 +306,8 @@ void pack_transposed(const float* source, int64_t stride, int64_t depth, int64_t
   for (int64_t p = first; p < last; ++p) {
     const int64_t width = panel_width(p, columns), packed = packed_width(width);
     float* to = panels + panel_offset(p, depth);
-    for (int64_t j = 0; j < packed; ++j) {
-      const float* from = source + (p * kPanel + j) * stride;
-      for (int64_t k = 0; k < depth; ++k) to[k * packed + j] = j < width ? from[k] : 0.0f;
+    for (int64_t j = 0; j < packed; j += kLanes) {
+      transpose_rows(source + (p * kPanel + j) * stride, stride, width - j, depth, to + j, packed);
     }
   }
 }
@@ -174,40 +316,92 @@ void pack(const float* source, int64_t stride, int64_t depth, int64_t columns, i
           float* panels) {
   for (int64_t p = first; p < last; ++p) {
     const int64_t width = panel_width(p, columns), packed = packed_width(width);
+    const float* from = source + p * kPanel;
     float* to = panels + panel_offset(p, depth);
-    for (int64_t k = 0; k < depth; ++k) {
-      const float* from = source + k * stride + p * kPanel;
-      for (int64_t j = 0; j < packed; ++j) to[k * packed + j] = j < width ? from[j] : 0.0f;
+    for (int64_t k = 0; k < depth; ++k, from += stride, to += packed) {
+      if (width == kPanel) {
+        store(to, load(from));
+        store(to + kLanes, load(from + kLanes));
+      } else {
+        for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
+      }
+    }
+  }
+}
+
+/// What all tiles of a share have in common.
+inline TileWork tile_work(const GemmBlock& block, int64_t panel, int64_t row, int64_t k0, int64_t depth,
+                          const float* a) {
+  const int64_t packed = packed_width(panel_width(panel, block.columns));
+  TileWork work;
+  work.depth = depth;
+  work.a = a;
+  work.b = block.panels + panel_offset(panel, block.depth) + k0 * packed;
+  work.b_panel = panel_offset(1, block.depth);
+  work.c = block.c + row * block.c_stride + panel * kPanel;
+  work.c_stride = block.c_stride;
+  work.bias = k0 == 0 && block.bias != nullptr ? block.bias + panel * kPanel : nullptr;
+  work.from_c = k0 > 0 || block.accumulate;
+  work.next_b = work.b;
+  work.next_b_step = 0;
+  work.next_c = work.c;
+  return work;
+}
+
+/// Few rows: panel by panel, all of A packed beforehand. While one slice of a panel is multiplied the next
+/// one is brought in, a share of it by every tile.
+void multiply_few(const GemmBlock& block, float* scratch) {
+  const RowSplit split(block.rows);
+  for (int64_t k0 = 0; k0 < block.depth; k0 += kDepthBlock) {
+    pack_a(block, 0, split, k0, min(kDepthBlock, block.depth - k0), scratch + k0 * block.rows);
+  }
+  const int64_t step = wide_panels(block.rows);
+  for (int64_t p = block.first_panel; p < block.last_panel;) {
+    const bool wide =
+        step > 1 && p + step <= block.last_panel && panel_width(p + step - 1, block.columns) == kPanel;
+    const int64_t width = panel_width(p, block.columns), packed = packed_width(width);
+    for (int64_t k0 = 0; k0 < block.depth; k0 += kDepthBlock) {
+      const int64_t depth = min(kDepthBlock, block.depth - k0);
+      for (int64_t t = 0; t < split.tiles; ++t) {
+        TileWork work = tile_work(block, p, split.begin(t), k0, depth,
+                                  scratch + k0 * block.rows + split.begin(t) * depth);
+        if (wide) {
+          tiles.wide[block.rows - 1](work);
+          continue;
+        }
+        work.next_b_step = packed / split.tiles;
+        work.next_b = work.b + packed * depth + t * depth * work.next_b_step;
+        run_tile(split.size(t), width, work);
+      }
+    }
+    p += wide ? step : 1;
+  }
+}
+
+void multiply_many(const GemmBlock& block, float* scratch) {
+  for (int64_t k0 = 0; k0 < block.depth; k0 += kDepthBlock) {
+    const int64_t depth = min(kDepthBlock, block.depth - k0);
+    for (int64_t row = 0; row < block.rows; row += kRowBlock) {
+      const RowSplit split(min(kRowBlock, block.rows - row));
+      pack_a(block, row, split, k0, depth, scratch);
+      for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
+        const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
+        for (int64_t t = 0; t < split.tiles; ++t) {
+          for (int64_t p = p0; p < p1; ++p) {
+            TileWork work =
+                tile_work(block, p, row + split.begin(t), k0, depth, scratch + split.begin(t) * depth);
+            work.next_c += p + 1 < p1 ? kPanel : split.size(t) * block.c_stride - (p - p0) * kPanel;
+            run_tile(split.size(t), panel_width(p, block.columns), work);
+          }
+        }
+      }
     }
   }
 }
 
 void multiply(const GemmBlock& block, float* scratch) {
   if (block.rows == 0 || block.first_panel == block.last_panel) return;
-  const RowSplit split(block.rows);
-  for (int64_t k0 = 0; k0 < block.depth; k0 += kDepth) {
-    const int64_t depth = min(kDepth, block.depth - k0);
-    pack_a(block, split, k0, depth, scratch);
-    for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kColumns / kPanel) {
-      const int64_t p1 = min(p0 + kColumns / kPanel, block.last_panel);
-      for (int64_t t = 0; t < split.tiles; ++t) {
-        const int64_t rows = split.size(t);
-        const float* a = scratch + split.begin(t) * depth;
-        for (int64_t p = p0; p < p1; ++p) {
-          const int64_t width = panel_width(p, block.columns), packed = packed_width(width);
-          const float* b = block.panels + panel_offset(p, block.depth) + k0 * packed;
-          float* c = block.c + split.begin(t) * block.c_stride + p * kPanel;
-          const TileStart start{k0 == 0 && block.bias != nullptr ? block.bias + p * kPanel : nullptr,
-                                k0 > 0 || block.accumulate};
-          if (width == packed) {
-            tiles.entry[rows - 1][packed / kLanes - 1](depth, a, b, c, block.c_stride, start);
-          } else {
-            edge_tile(rows, width, depth, a, b, c, block.c_stride, start);
-          }
-        }
-      }
-    }
-  }
+  block.rows <= kFewRows ? multiply_few(block, scratch) : multiply_many(block, scratch);
 }
 
 }  // namespace
