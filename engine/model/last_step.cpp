@@ -10,7 +10,7 @@ class LastStep final : public Layer {
 
   std::string_view kind() const override { return "last_step"; }
   int64_t outputs() const override { return width_; }
-  int64_t output_rows(const SequenceShape& shape) const override { return shape.batch; }
+  int64_t output_rows(const SequenceShape& shape, int64_t) const override { return shape.batch; }
   void bind(ParameterStore& store) override { backend_ = &store.backend(); }
   int64_t saved_bytes(const SequenceShape&, bool) const override { return 0; }
 

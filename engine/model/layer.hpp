@@ -61,8 +61,8 @@ class Layer {
 
   virtual std::string_view kind() const = 0;  // "embedding", "recurrent", "dense", …
   virtual int64_t outputs() const = 0;        // width of y
-  /// Rows of y for a batch: T·B, or B behind `last_step`.
-  virtual int64_t output_rows(const SequenceShape& shape) const { return shape.rows(); }
+  /// Rows of y for so many of x: as many, but for `last_step`.
+  virtual int64_t output_rows(const SequenceShape& /*shape*/, int64_t input_rows) const { return input_rows; }
   /// The tensors of this layer; the store is made from all layers' segments.
   virtual std::vector<Segment> segments() const { return {}; }
   /// Called once when the store exists; it outlives the layer.

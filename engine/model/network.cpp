@@ -110,12 +110,13 @@ void Network::prepare(const Batch& batch, bool training) {
   const VectorView<const float> features = a.upload(a.features, batch.features, "features");
   a.input = {features.data, rows, data_.inputs, data_.inputs, backend_->device()};
 
-  int64_t saved = 0, outputs = 0, largest = 0;
+  int64_t saved = 0, outputs = 0, largest = 0, height = rows;
   for (const auto& layer : layers_) {
     const int64_t bytes = layer->saved_bytes(a.shape, training);
     saved = training ? saved + bytes : std::max(saved, bytes);
     if (layer->in_place()) continue;
-    const int64_t width = layer->outputs(), height = layer->output_rows(a.shape);
+    const int64_t width = layer->outputs();
+    height = layer->output_rows(a.shape, height);
     outputs += Arena::bytes(height, width);
     if (layer != layers_.back()) largest = std::max(largest, height * width);
   }
@@ -152,12 +153,12 @@ void Network::prepare(const Batch& batch, bool training) {
 MatrixView<float> Network::forward(const Pass& pass) {
   Activations& a = *activations_;
   MatrixView<float> y;
-  MatrixView<const float> x = a.input;
+  MatrixView<const float> x = a.input;  // of ids: no columns, but as many rows
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = *layers_[i];
     if (!pass.training) a.saved.reset();
     // An in-place layer is never first, so that x is the output of the layer before.
-    if (!layer.in_place()) y = a.outputs.matrix(layer.output_rows(a.shape), layer.outputs());
+    if (!layer.in_place()) y = a.outputs.matrix(layer.output_rows(a.shape, x.rows), layer.outputs());
     a.x[i] = x;
     layer.forward(a.shape, x, y, a.saved, pass);
     x = y;

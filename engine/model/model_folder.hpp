@@ -1,0 +1,69 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/files/atomic_write.hpp"
+#include "engine/files/weight_file.hpp"
+#include "engine/model/network.hpp"
+
+namespace coppice {
+
+// A model is a folder: weights.safetensors, named as in PyTorch, and model.json, which says what they are:
+//   {"schema": 1, "architecture": {[model] but for `weights`}, "gates": {"order": "ifgo", ...},
+//    "shape": {task, inputs, vocabulary, classes, ...}, "data": {how text is cut and batches are made},
+//    "vocabulary": {"token": "word", "unknown": id, "end_of_line": id, "entries": [by id]}}
+
+inline constexpr int kModelSchema = 1;
+
+/// What model.json says: everything about a model but its weights.
+struct ModelDescription {
+  ModelConfig model;
+  DataShape shape;
+  DataConfig data;                       // as it was trained; file names are left out
+  std::optional<Vocabulary> vocabulary;  // text
+};
+
+/// How weights.safetensors lies on disk: dense, or only the nonzeros (engine/files/sparse_encoding.hpp);
+/// either opens everywhere, and the first in any framework.
+enum class WeightEncoding { plain, sparse };
+
+/// Writes the two files into a folder that exists (an AtomicFolder's, say). Returns the bytes of the weights.
+int64_t write_model(const Network& network, const DataConfig& data, const Vocabulary* vocabulary,
+                    const std::filesystem::path& folder, WeightEncoding encoding = WeightEncoding::plain);
+
+/// The same as a new folder, which appears whole or not at all.
+int64_t save_model(const Network& network, const DataConfig& data, const Vocabulary* vocabulary,
+                   const std::filesystem::path& folder, Existing existing = Existing::refuse,
+                   WeightEncoding encoding = WeightEncoding::plain);
+
+/// A folder with a model.json in it.
+bool is_model_folder(const std::filesystem::path& path);
+
+/// Reads and checks model.json.
+ModelDescription read_model(const std::filesystem::path& folder);
+
+/// The model of a folder, its weights loaded.
+std::unique_ptr<Network> load_model(Backend& backend, const std::filesystem::path& folder);
+
+/// Fills all parameters from a model folder, safetensors (plain, sharded, sparse) or npz of any floating
+/// type.
+///
+/// Names as other people write them are understood: what ends in ".weight_ih_l0" is ours of that ending; the
+/// embedding and the decoder may be called encoder, fc, head and the like, or be the only tensor left of
+/// their shape. Every tensor of the model must be found and every floating tensor of the file be used:
+/// otherwise Error(bad_input) names the first one that doesn't fit and says what the file does fit.
+void load_weights(Network& network, const std::filesystem::path& path);
+
+/// The architecture behind weights: `config` with cell, layers, directions, hidden and embedding as the file
+/// has them. The activation of a simple RNN can't be seen and stays what `config` says. For a model folder,
+/// its model.json. Throws Error(bad_input) when the file holds no recurrent layers in PyTorch's names.
+ModelConfig model_of_weights(const std::filesystem::path& path, ModelConfig config);
+
+/// The vocabulary that belongs to weights: of a model folder, or of a vocab.json beside a checkpoint ({token:
+/// id} or [tokens]; characters when every token is one). Empty when there is none.
+std::optional<Vocabulary> model_vocabulary(const std::filesystem::path& path);
+
+}  // namespace coppice
