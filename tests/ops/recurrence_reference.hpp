@@ -9,20 +9,22 @@ namespace coppice::test {
 
 using Doubles = std::vector<double>;
 
-inline double logistic(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+inline double logistic(double x) {
+  return 1.0 / (1.0 + std::exp(-x));
+}
 
-/// A recurrence and its backward pass in double, written after recurrence.hpp one element at a time. The inputs are
-/// the members; `forward` and `backward` fill the rest.
+/// A recurrence and its backward pass in double, written after recurrence.hpp one element at a time. The
+/// inputs are the members; `forward` and `backward` fill the rest.
 struct RecurrenceReference {
   Cell cell;
   bool reverse;
   int64_t T, B, H;
-  std::vector<int32_t> lengths;  // or empty
-  Doubles weight;                // [G·H, H]
-  Doubles candidate_bias;        // [H], GRU
-  Doubles preactivation;         // [T·B, G·H]
-  Doubles first_hidden, first_cell;                 // [B, H]
-  Doubles d_output, d_last_hidden, d_last_cell;     // [T·B, H], [B, H], [B, H]
+  std::vector<int32_t> lengths;                  // or empty
+  Doubles weight;                                // [G·H, H]
+  Doubles candidate_bias;                        // [H], GRU
+  Doubles preactivation;                         // [T·B, G·H]
+  Doubles first_hidden, first_cell;              // [B, H]
+  Doubles d_output, d_last_hidden, d_last_cell;  // [T·B, H], [B, H], [B, H]
 
   Doubles gates, hidden_states, cell_states, candidate_hidden, output;
   Doubles d_gates, d_recurrent, d_hidden, d_cell;
@@ -73,9 +75,15 @@ struct RecurrenceReference {
           };
           const auto a = [&](int64_t gate) -> double& { return at(gates, row, G, gate * H + j); };
           switch (cell) {
-            case Cell::rnn_tanh: h_after = a(0) = std::tanh(a(0) + product(0)); break;
-            case Cell::rnn_relu: h_after = a(0) = std::max(0.0, a(0) + product(0)); break;
-            case Cell::rnn_sigmoid: h_after = a(0) = logistic(a(0) + product(0)); break;
+            case Cell::rnn_tanh:
+              h_after = a(0) = std::tanh(a(0) + product(0));
+              break;
+            case Cell::rnn_relu:
+              h_after = a(0) = std::max(0.0, a(0) + product(0));
+              break;
+            case Cell::rnn_sigmoid:
+              h_after = a(0) = logistic(a(0) + product(0));
+              break;
             case Cell::lstm:
               a(0) = logistic(a(0) + product(0));
               a(1) = logistic(a(1) + product(1));
@@ -121,9 +129,15 @@ struct RecurrenceReference {
             at(d_recurrent, row, G, gate * H + j) = d_rec;
           };
           switch (cell) {
-            case Cell::rnn_tanh: put(0, dh * (1 - a(0) * a(0)), dh * (1 - a(0) * a(0))); break;
-            case Cell::rnn_relu: put(0, a(0) > 0 ? dh : 0, a(0) > 0 ? dh : 0); break;
-            case Cell::rnn_sigmoid: put(0, dh * a(0) * (1 - a(0)), dh * a(0) * (1 - a(0))); break;
+            case Cell::rnn_tanh:
+              put(0, dh * (1 - a(0) * a(0)), dh * (1 - a(0) * a(0)));
+              break;
+            case Cell::rnn_relu:
+              put(0, a(0) > 0 ? dh : 0, a(0) > 0 ? dh : 0);
+              break;
+            case Cell::rnn_sigmoid:
+              put(0, dh * a(0) * (1 - a(0)), dh * a(0) * (1 - a(0)));
+              break;
             case Cell::lstm: {
               const double tanh_c = std::tanh(at(cell_states, after, H, j));
               const double dc = at(d_cell, b, H, j) + dh * a(3) * (1 - tanh_c * tanh_c);
@@ -159,7 +173,8 @@ struct RecurrenceReference {
     }
   }
 
-  /// Σ d_output·output + d_last_hidden·h_last + d_last_cell·c_last: the scalar whose gradients backward gives.
+  /// Σ d_output·output + d_last_hidden·h_last + d_last_cell·c_last: the scalar whose gradients backward
+  /// gives.
   double loss() const {
     double sum = 0;
     for (size_t i = 0; i < output.size(); ++i) sum += d_output[i] * output[i];
@@ -173,16 +188,19 @@ struct RecurrenceReference {
 
   std::string name() const {
     return std::string(1, "trslg"[static_cast<int>(cell)]) + (reverse ? " reverse" : " forwards") +
-           (lengths.empty() ? "" : " lengths") + ", T " + std::to_string(T) + ", B " + std::to_string(B) + ", H " +
-           std::to_string(H);
+           (lengths.empty() ? "" : " lengths") + ", T " + std::to_string(T) + ", B " + std::to_string(B) +
+           ", H " + std::to_string(H);
   }
 };
 
-inline Doubles widen(const std::vector<float>& values) { return Doubles(values.begin(), values.end()); }
+inline Doubles widen(const std::vector<float>& values) {
+  return Doubles(values.begin(), values.end());
+}
 
-/// Random inputs, all of them floats, for the shape; weights small enough that states neither vanish nor explode.
-inline RecurrenceReference random_recurrence(Random& random, Cell cell, bool reverse, bool with_lengths, int64_t T,
-                                             int64_t B, int64_t H, float sparsity = 0.0f) {
+/// Random inputs, all of them floats, for the shape; weights small enough that states neither vanish nor
+/// explode.
+inline RecurrenceReference random_recurrence(Random& random, Cell cell, bool reverse, bool with_lengths,
+                                             int64_t T, int64_t B, int64_t H, float sparsity = 0.0f) {
   RecurrenceReference r{};
   r.cell = cell;
   r.reverse = reverse;
@@ -204,6 +222,8 @@ inline RecurrenceReference random_recurrence(Random& random, Cell cell, bool rev
   return r;
 }
 
-inline std::vector<float> narrow(const Doubles& values) { return std::vector<float>(values.begin(), values.end()); }
+inline std::vector<float> narrow(const Doubles& values) {
+  return std::vector<float>(values.begin(), values.end());
+}
 
 }  // namespace coppice::test

@@ -1,9 +1,9 @@
-#include "recurrence_reference.hpp"
-
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/dispatch.hpp"
 #include "kernels/cpu/isa/cells.hpp"
+#include "recurrence_reference.hpp"
 
 namespace coppice::test {
 namespace {
@@ -22,7 +22,7 @@ TEST(RecurrenceReference, BackwardAgreesWithCentralDifferences) {
         r.forward();
         r.backward();
         SCOPED_TRACE(r.name());
-        const auto expect_gradient = [&](Doubles RecurrenceReference::* input, const Doubles& gradient) {
+        const auto expect_gradient = [&](Doubles RecurrenceReference::*input, const Doubles& gradient) {
           for (size_t i = 0; i < gradient.size(); ++i) {
             RecurrenceReference moved = r;
             const double step = 1e-5;
@@ -58,9 +58,9 @@ TEST(RecurrenceReference, BackwardAgreesWithCentralDifferences) {
 }
 
 /// A backend's run of a reference case: all tensors strided, poisoned, and fenced with sentinels.
-class Run {
+class DeviceRecurrence {
  public:
-  Run(Backend& backend, const RecurrenceReference& r, const char* layout)
+  DeviceRecurrence(Backend& backend, const RecurrenceReference& r, const char* layout)
       : backend_(backend),
         r_(r),
         values_(backend, r.width(), r.H, narrow(r.weight), 0, 0),
@@ -78,7 +78,8 @@ class Run {
         d_cell_(backend, r.B, r.H, narrow(r.d_last_cell)),
         lengths_(backend, std::max<int64_t>(1, r.B) * 4, "lengths") {
     if (!r.lengths.empty()) backend.upload(r.lengths, lengths_.vector<int32_t>(r.B));
-    TestMatrix hidden(backend, r.B, r.H, narrow(r.first_hidden)), cell(backend, r.B, r.H, narrow(r.first_cell));
+    TestMatrix hidden(backend, r.B, r.H, narrow(r.first_hidden)),
+        cell(backend, r.B, r.H, narrow(r.first_cell));
     const int64_t first = r.reverse ? r.T * r.B : 0;
     backend.copy(MatrixView<const float>(hidden), hidden_states_.view().row_slice(first, r.B));
     backend.copy(MatrixView<const float>(cell), cell_states_.view().row_slice(first, r.B));
@@ -127,8 +128,8 @@ class Run {
   void backward() { backend_.recurrence().backward(backward_arguments()); }
 
   std::vector<TestMatrix*> all() {
-    return {&gates_,    &hidden_states_, &cell_states_, &candidate_hidden_, &output_, &d_output_,
-            &d_gates_,  &d_recurrent_,   &d_hidden_,    &d_cell_,           &values_};
+    return {&gates_,   &hidden_states_, &cell_states_, &candidate_hidden_, &output_, &d_output_,
+            &d_gates_, &d_recurrent_,   &d_hidden_,    &d_cell_,           &values_};
   }
   void expect_untouched_around() {
     for (TestMatrix* matrix : all()) matrix->expect_untouched_around();
@@ -169,7 +170,7 @@ class RecurrenceTest : public OpsTest {
   void check(RecurrenceReference& r, const char* layout) {
     SCOPED_TRACE(r.name() + ", " + layout);
     r.forward();
-    Run run(backend(), r, layout);
+    DeviceRecurrence run(backend(), r, layout);
     run.forward();
     std::vector<bool> active_gates, active_units;  // past the end the gates are nobody's business
     for (int64_t row = 0; row < r.T * r.B; ++row) {
@@ -186,7 +187,9 @@ class RecurrenceTest : public OpsTest {
     }
     const std::vector<float> output = run.output_.values();
     for (size_t i = 0; i < output.size(); ++i) {
-      if (!active_units[i]) ASSERT_EQ(std::bit_cast<uint32_t>(output[i]), 0u) << "output past the end";
+      if (!active_units[i]) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(output[i]), 0u) << "output past the end";
+      }
     }
     run.expect_untouched_around();
     if (HasFatalFailure()) return;
@@ -205,7 +208,9 @@ class RecurrenceTest : public OpsTest {
     if (r.cell == Cell::gru) expect_near(run.d_recurrent_.values(), from.d_recurrent, r, "d_recurrent");
     const std::vector<float> d_gates = run.d_gates_.values();
     for (size_t i = 0; i < d_gates.size(); ++i) {
-      if (!active_gates[i]) ASSERT_EQ(std::bit_cast<uint32_t>(d_gates[i]), 0u) << "gradient past the end";
+      if (!active_gates[i]) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(d_gates[i]), 0u) << "gradient past the end";
+      }
     }
     run.expect_untouched_around();
   }
@@ -227,10 +232,11 @@ class RecurrenceTest : public OpsTest {
 TEST_P(RecurrenceTest, AgreesWithReference) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
     for (const int64_t H : {1, 3, 31, 33}) {
-      for (const int64_t B : {1, 3, 8, 20, 33}) {
-        for (const int64_t T : {0, 1, 5}) {
+      for (const int64_t T : {0, 1, 5}) {
+        for (const int64_t B : {int64_t{1}, random_.one_of(std::vector<int64_t>{3, 8, 20, 33})}) {
           RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, T, B, H, 0.6f);
-          for (const char* layout : {"dense", "csr"}) check(r, layout);
+          check(r, "dense");
+          check(r, "csr");
           if (HasFatalFailure()) return;
         }
       }
@@ -241,7 +247,7 @@ TEST_P(RecurrenceTest, AgreesWithReference) {
 TEST_P(RecurrenceTest, WideLayersAgreeWithReference) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
     const int64_t B = random_.one_of(std::vector<int64_t>{1, 3, 8});
-    RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 3, B, 257, 0.9f);
+    RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 2, B, 257, 0.9f);
     for (const char* layout : {"dense", "csr"}) check(r, layout);
   });
 }
@@ -256,17 +262,20 @@ TEST_P(RecurrenceTest, StartsFromZeroState) {
 
 TEST_P(RecurrenceTest, SameBitsForAnyNumberOfThreads) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
-    for (const int64_t B : {1, 3, 20, 33}) {
-      const RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 5, B, 257, 0.5f);
+    for (const int64_t B : {1, 3, 20}) {
+      const RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 3, B, 129, 0.5f);
       for (const char* layout : {"dense", "csr"}) {
         std::vector<uint32_t> expected;
         for (const int threads : {1, 2, 3}) {
           const std::unique_ptr<Backend> backend = open(threads);
-          Run run(*backend, r, layout);
+          DeviceRecurrence run(*backend, r, layout);
           run.forward();
           run.backward();
-          if (expected.empty()) expected = run.everything();
-          ASSERT_EQ(run.everything(), expected) << r.name() << ", " << layout << ", " << threads << " threads";
+          const std::vector<uint32_t> found = run.everything();
+          if (expected.empty()) expected = found;
+          const auto place = std::mismatch(found.begin(), found.end(), expected.begin()).first;
+          ASSERT_EQ(place, found.end())
+              << r.name() << ", " << layout << ", " << threads << " threads: value " << place - found.begin();
         }
       }
     }
@@ -277,7 +286,7 @@ TEST_P(RecurrenceTest, SameBitsForAnyNumberOfThreads) {
 TEST_P(RecurrenceTest, OutputsMayShareMemory) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
     const RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 4, 5, 33);
-    Run apart(backend(), r, "dense"), together(backend(), r, "dense");
+    DeviceRecurrence apart(backend(), r, "dense"), together(backend(), r, "dense");
     apart.forward();
     RecurrenceForward forward = together.forward_arguments();
     forward.output = with_lengths ? MatrixView<float>{}
@@ -299,7 +308,7 @@ TEST_P(RecurrenceTest, NoStateGradientMeansZeroIn) {
     RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 4, 5, 33);
     r.d_last_hidden.assign(r.d_last_hidden.size(), 0.0);
     r.d_last_cell.assign(r.d_last_cell.size(), 0.0);
-    Run given(backend(), r, "dense"), absent(backend(), r, "dense");
+    DeviceRecurrence given(backend(), r, "dense"), absent(backend(), r, "dense");
     given.forward();
     given.backward();
     absent.forward();
@@ -313,7 +322,7 @@ TEST_P(RecurrenceTest, NoStateGradientMeansZeroIn) {
 
 TEST_P(RecurrenceTest, RefusesWhatDoesNotFit) {
   const RecurrenceReference r = random_recurrence(random_, Cell::lstm, false, true, 2, 3, 4);
-  Run run(backend(), r, "dense");
+  DeviceRecurrence run(backend(), r, "dense");
   const auto refuses = [&](const char* fragment, auto change) {
     RecurrenceForward s = run.forward_arguments();
     change(s);
@@ -344,7 +353,9 @@ class VectorMathTest : public RecurrenceTest {
 
   const cpu::CellKernels& kernels() {
     using namespace cpu;
-    const Isa isa = GetParam().isa == "avx512" ? Isa::avx512 : GetParam().isa == "avx2" ? Isa::avx2 : Isa::baseline;
+    const Isa isa = GetParam().isa == "avx512" ? Isa::avx512
+                    : GetParam().isa == "avx2" ? Isa::avx2
+                                               : Isa::baseline;
     return COPPICE_KERNELS(isa, cell_kernels);
   }
 
@@ -362,8 +373,8 @@ class VectorMathTest : public RecurrenceTest {
     for (uint64_t b = static_cast<uint64_t>(random_.below(4099)); b <= 0xffff'ffffu; b += 4099) {
       x.push_back(std::bit_cast<float>(static_cast<uint32_t>(b)));
     }
-    for (const float v : {0.0f, 1e-45f, 1e-38f, 0.5625f, 1.0f, 9.0f, 10.0f, 17.0f, 87.0f, 87.4f, 88.72f, 88.73f,
-                          89.0f, 103.9f, 104.0f, 3e38f, HUGE_VALF, NAN}) {
+    for (const float v : {0.0f, 1e-45f, 1e-38f, 0.5625f, 1.0f, 9.0f, 10.0f, 17.0f, 87.0f, 87.4f, 88.72f,
+                          88.73f, 89.0f, 103.9f, 104.0f, 3e38f, HUGE_VALF, NAN}) {
       x.push_back(v);
       x.push_back(-v);
     }
