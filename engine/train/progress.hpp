@@ -19,7 +19,7 @@ struct Progress {
   double loss = std::numeric_limits<double>::quiet_NaN();        // mean a target, nats, of this epoch so far
   double valid_loss = std::numeric_limits<double>::quiet_NaN();  // set where an epoch has just ended
   double rate = 0.0;                                             // the optimizer's, 0 outside of training
-  double sparsity = -1.0;  // of the prunable weights so far, where a gradual schedule cuts; else −1
+  double sparsity = -1.0;   // of the prunable weights so far, where a gradual schedule cuts; else −1
   std::string_view unit{};  // "words", "characters", "sequences"
   double units_per_second = 0.0;
   double seconds = 0.0;                                            // since this process began the stage
