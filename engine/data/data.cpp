@@ -8,6 +8,7 @@ namespace coppice {
 
 DataSet open_data(const DataConfig& config, uint64_t seed, const Vocabulary* fixed, std::string_view loss) {
   if (config.kind == "text") return open_text(config, fixed);
+  if (config.kind == "sequences") return open_sequences(config, seed, loss);
   if (config.kind == "generated") return open_generated(config, seed, loss);
   bad_input("data.kind is \"{}\", expected \"text\", \"sequences\" or \"generated\"", config.kind);
 }
@@ -18,7 +19,7 @@ std::unique_ptr<BatchSource> open_split(const DataConfig& config, const std::str
     if (vocabulary == nullptr) bad_input("{}: can't be read as text: the model has no vocabulary", path);
     return open_text_split(config, path, *vocabulary);
   }
-  bad_input("{}: is not a file of sequences", path);
+  return open_sequence_split(config, path, shape);
 }
 
 }  // namespace coppice

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "engine/data/sequence_files.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -14,6 +15,7 @@ namespace {
 // Consumers of random numbers in this folder; far from the small numbers that layers use.
 constexpr uint64_t kShuffleKey = 0x6461'7461'0000'0001;
 constexpr uint64_t kFeatureKey = 0x6461'7461'0000'0002;
+constexpr uint64_t kSplitKey = 0x6461'7461'0000'0003;
 
 class SequenceSource final : public BatchSource {
  public:
@@ -132,6 +134,138 @@ DataSet open_generated(const DataConfig& config, uint64_t seed, std::string_view
   data.test = make_sequence_source(valid, config.batch_size, false, 0);
   data.test_is_valid = true;
   return data;
+}
+
+namespace {
+
+using Sequences = std::shared_ptr<const SequenceData>;
+
+/// Labels of `from` as classes of `class_names`; shares nothing with `from` afterwards.
+Sequences as_classes(LabelledSequences from, const std::vector<std::string>& class_names, int64_t inputs) {
+  if (from.data.inputs != inputs) {
+    bad_input("{}: its sequences have {} inputs a step, expected {}", from.origin, from.data.inputs, inputs);
+  }
+  std::vector<int32_t> classes;  // by label of the file
+  for (const std::string& name : from.label_names) {
+    const auto found = std::find(class_names.begin(), class_names.end(), name);
+    classes.push_back(found == class_names.end() ? -1 : static_cast<int32_t>(found - class_names.begin()));
+  }
+  for (size_t n = 0; n < from.data.labels.size(); ++n) {
+    const size_t label = static_cast<size_t>(from.data.labels[n]);
+    if (classes[label] < 0) {
+      const std::string where = n < from.lines.size() ? fmt::format("{}:{}", from.origin, from.lines[n])
+                                                      : fmt::format("{}: element {}", from.origin, n);
+      bad_input("{}: the label {} is out of range: the {} classes are {} … {}", where,
+                from.label_names[label], class_names.size(), class_names.front(), class_names.back());
+    }
+    from.data.labels[n] = classes[label];
+  }
+  return std::make_shared<const SequenceData>(std::move(from.data));
+}
+
+Sequences subset(const SequenceData& from, const std::vector<int64_t>& chosen) {
+  auto data = std::make_shared<SequenceData>();
+  data->inputs = from.inputs;
+  data->offsets.push_back(0);
+  for (int64_t n : chosen) {
+    const float* first = from.features.data() + from.offsets[static_cast<size_t>(n)] * from.inputs;
+    data->features.insert(data->features.end(), first, first + from.length(n) * from.inputs);
+    data->offsets.push_back(data->offsets.back() + from.length(n));
+    data->labels.push_back(from.labels[static_cast<size_t>(n)]);
+  }
+  return data;
+}
+
+/// One part of a file that [data] names, or that is to be evaluated: of an .npz the first of `parts` that it
+/// has.
+LabelledSequences read_sequences(const std::string& path, std::initializer_list<const char*> parts) {
+  if (!is_npz(path)) return read_ts(path);
+  for (const char* part : parts) {
+    if (npz_has_part(path, part)) return read_npz(path, part);
+  }
+  return read_npz(path, *parts.begin());  // says what is missing
+}
+
+void check_fractions(double valid, double test) {
+  if (!(valid >= 0.0) || !(test >= 0.0) || !(valid + test < 1.0)) {
+    bad_input(
+        "data.valid_fraction is {} and data.test_fraction {}, expected two fractions that leave some "
+        "training "
+        "data",
+        valid, test);
+  }
+}
+
+}  // namespace
+
+DataSet open_sequences(const DataConfig& config, uint64_t seed, std::string_view loss) {
+  if (config.train.empty()) bad_input("data.train names no file");
+  LabelledSequences file = read_sequences(config.train, {"train", ""});
+  DataSet data;
+  data.shape.task = Task::classification;
+  data.shape.inputs = file.data.inputs;
+  data.shape.class_names = file.label_names;
+  const int64_t classes = static_cast<int64_t>(file.label_names.size());
+  if (classes < 2)
+    bad_input("{}: all labels are {}, expected at least two classes", file.origin, file.label_names[0]);
+  if (loss == "sigmoid" && classes != 2) {
+    bad_input("{}: has {} classes, but the sigmoid loss takes two; choose softmax", file.origin, classes);
+  }
+  data.shape.classes = loss == "sigmoid" ? 1 : classes;
+  const std::vector<std::string>& names = data.shape.class_names;
+  const int64_t inputs = data.shape.inputs;
+  Sequences train = as_classes(std::move(file), names, inputs);
+
+  const auto given = [&](const std::string& path, const char* part) -> Sequences {
+    if (!path.empty()) return as_classes(read_sequences(path, {part, "", "test", "valid"}), names, inputs);
+    if (is_npz(config.train) && npz_has_part(config.train, part)) {
+      return as_classes(read_npz(config.train, part), names, inputs);
+    }
+    return nullptr;
+  };
+  Sequences valid = given(config.valid, "valid"), test = given(config.test, "test");
+  const bool valid_serves = test == nullptr && valid != nullptr && is_npz(config.train);
+  const double valid_fraction = valid == nullptr ? config.valid_fraction : 0.0;
+  const double test_fraction = test == nullptr && !valid_serves ? config.test_fraction : 0.0;
+  check_fractions(valid_fraction, test_fraction);
+  const auto share = [&](double fraction) {
+    return static_cast<int64_t>(fraction * static_cast<double>(train->count()));
+  };
+  const int64_t valid_count = share(valid_fraction), test_count = share(test_fraction);
+  if (valid == nullptr && valid_count == 0) {
+    bad_input("{}: data.valid names no file, and data.valid_fraction = {} of {} sequences is none",
+              config.train, config.valid_fraction, train->count());
+  }
+  if (valid_count + test_count > 0) {
+    std::vector<int64_t> order(static_cast<size_t>(train->count()));
+    std::iota(order.begin(), order.end(), int64_t{0});
+    shuffle(order.data(), train->count(), {derive_key(seed, kSplitKey), 0});
+    const auto first_test = order.end() - test_count, first_valid = first_test - valid_count;
+    const auto part = [&](auto begin, auto end) {
+      std::vector<int64_t> chosen(begin, end);
+      std::sort(chosen.begin(), chosen.end());
+      return subset(*train, chosen);
+    };
+    if (valid_count > 0) valid = part(first_valid, first_test);
+    if (test_count > 0) test = part(first_test, order.end());
+    train = part(order.begin(), first_valid);
+  }
+  data.test_is_valid = test == nullptr;
+  if (test == nullptr) test = valid;
+  data.train = make_sequence_source(train, config.batch_size, config.shuffle, derive_key(seed, kShuffleKey));
+  data.valid = make_sequence_source(valid, config.batch_size, false, 0);
+  data.test = make_sequence_source(test, config.batch_size, false, 0);
+  return data;
+}
+
+std::unique_ptr<BatchSource> open_sequence_split(const DataConfig& config, const std::string& path,
+                                                 const DataShape& shape) {
+  LabelledSequences file = read_sequences(path, {"test", "valid", "", "train"});
+  std::vector<std::string> names = shape.class_names;
+  if (names.empty()) {  // a model that names no classes: they are numbered from 0
+    for (int64_t c = 0; c < std::max<int64_t>(shape.classes, 2); ++c) names.push_back(std::to_string(c));
+  }
+  return make_sequence_source(as_classes(std::move(file), names, shape.inputs), config.batch_size, false, 0);
 }
 
 }  // namespace coppice

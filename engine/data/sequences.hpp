@@ -31,6 +31,16 @@ struct SequenceData {
 std::unique_ptr<BatchSource> make_sequence_source(std::shared_ptr<const SequenceData> data, int64_t batch,
                                                   bool shuffled, uint64_t shuffle_key);
 
+// Data sets of sequences, from .npz or .ts files. The classes are the labels of the training file in sorted
+// order (those that a .ts header declares included); another label elsewhere is an error. Of an .npz, `train`
+// means the arrays x_train, y_train, or x, y; validation and test parts come from files that [data] names,
+// else from the arrays x_valid, y_valid and x_test, y_test of the training file, else are split off: drawn by
+// the seed, since files often go class by class. (Where an .npz has a validation part and no test part, the
+// former serves as both.)
+
+DataSet open_sequences(const DataConfig& config, uint64_t seed, std::string_view loss);
+std::unique_ptr<BatchSource> open_sequence_split(const DataConfig& config, const std::string& path,
+                                                 const DataShape& shape);
 DataSet open_generated(const DataConfig& config, uint64_t seed, std::string_view loss);
 
 }  // namespace coppice

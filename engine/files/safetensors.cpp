@@ -35,13 +35,6 @@ DType parse_type(const json& value, const std::string& what) {
             value.get_ref<const std::string&>());
 }
 
-const char* type_name(DType type) {
-  for (const NamedType& known : kTypes) {
-    if (known.type == type) return known.name;
-  }
-  return "?";
-}
-
 /// A non-negative whole number; anything else (fractions, exponents, negatives, beyond 63 bits) is refused.
 int64_t parse_count(const json& value, const std::string& what, const char* field) {
   if (!value.is_number_unsigned() ||
@@ -70,19 +63,8 @@ Entry parse_entry(const std::string& path, const std::string& name, const json& 
     if (!value.contains(field)) bad_input("{}: has no {}", what, field);
   }
   Entry entry;
-  entry.tensor.name = name;
-  entry.tensor.dtype = parse_type(value["dtype"], what);
-  if (!value["shape"].is_array())
-    bad_input("{}: shape is {}, expected a list", what, value["shape"].type_name());
-  int64_t bytes = size_of(entry.tensor.dtype);
-  bool overflow = false;
-  for (const json& dimension : value["shape"]) {
-    const int64_t d = parse_count(dimension, what, "shape");
-    entry.tensor.shape.push_back(d);
-    overflow = overflow || __builtin_mul_overflow(bytes, d, &bytes);
-  }
-  // A 0 after dimensions whose product overflows still makes an empty tensor, but no honest file says so.
-  if (overflow) bad_input("{}: shape {} overflows 64 bits", what, value["shape"].dump());
+  entry.tensor = parse_safetensors_type(name, value["dtype"], value["shape"], what);
+  const int64_t bytes = entry.tensor.bytes();
   const json& offsets = value["data_offsets"];
   if (!offsets.is_array() || offsets.size() != 2) {
     bad_input("{}: data_offsets are not a list of two numbers", what);
@@ -91,7 +73,7 @@ Entry parse_entry(const std::string& path, const std::string& name, const json& 
   entry.end = parse_count(offsets[1], what, "data_offsets");
   if (entry.end < entry.begin || entry.end - entry.begin != bytes) {
     bad_input("{}: data_offsets {} hold {} bytes, but {} of shape {} takes {}", what, offsets.dump(),
-              entry.end - entry.begin, type_name(entry.tensor.dtype), value["shape"].dump(), bytes);
+              entry.end - entry.begin, safetensors_name(entry.tensor.dtype), value["shape"].dump(), bytes);
   }
   return entry;
 }
@@ -115,6 +97,31 @@ int64_t header_length(const InputFile& file) {
 }
 
 }  // namespace
+
+const char* safetensors_name(DType type) {
+  for (const NamedType& known : kTypes) {
+    if (known.type == type) return known.name;
+  }
+  return "?";
+}
+
+FileTensor parse_safetensors_type(const std::string& name, const json& dtype, const json& shape,
+                                  const std::string& what) {
+  FileTensor tensor;
+  tensor.name = name;
+  tensor.dtype = parse_type(dtype, what);
+  if (!shape.is_array()) bad_input("{}: shape is {}, expected a list", what, shape.type_name());
+  int64_t bytes = size_of(tensor.dtype);
+  bool overflow = false;
+  for (const json& dimension : shape) {
+    const int64_t d = parse_count(dimension, what, "shape");
+    tensor.shape.push_back(d);
+    overflow = overflow || __builtin_mul_overflow(bytes, d, &bytes);
+  }
+  // A 0 behind dimensions whose product overflows still makes an empty tensor, but no honest file says so.
+  if (overflow) bad_input("{}: shape {} overflows 64 bits", what, shape.dump());
+  return tensor;
+}
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : WeightFile(path), file_(path) {
   const int64_t length = header_length(file_);
@@ -258,7 +265,7 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<FileTe
     const int64_t begin = end;
     end += tensor.bytes();
     header[tensor.name] = {
-        {"dtype", type_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
+        {"dtype", safetensors_name(tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
     offsets_.push_back(begin);
   }
   std::string text;

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,14 @@ namespace coppice {
 
 /// Headers beyond this are refused, as the reference implementation does.
 inline constexpr int64_t kMaxSafetensorsHeader = 100'000'000;
+
+/// "F32", "BF16", … as the format spells types.
+const char* safetensors_name(DType type);
+
+/// The type and shape of a tensor as JSON has them, checked: a known type, whole numbers, a product below 2⁶³
+/// bytes.
+FileTensor parse_safetensors_type(const std::string& name, const nlohmann::json& dtype,
+                                  const nlohmann::json& shape, const std::string& what);
 
 class SafetensorsFile final : public WeightFile {
  public:

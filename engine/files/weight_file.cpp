@@ -4,8 +4,10 @@
 #include <filesystem>
 
 #include "engine/files/input_file.hpp"
+#include "engine/files/npz.hpp"
 #include "engine/files/number_formats.hpp"
 #include "engine/files/safetensors.hpp"
+#include "engine/files/sparse_encoding.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -100,7 +102,19 @@ std::unique_ptr<WeightFile> open_weights(const std::string& path) {
         path);
   }
   if (ends_with(path, ".json")) return std::make_unique<ShardedSafetensors>(path);
-  return std::make_unique<SafetensorsFile>(path);
+  char magic[6] = {};
+  {
+    const InputFile file(path);
+    if (file.size() >= 6) file.read_at(0, magic, 6);
+  }
+  const std::string_view start(magic, 6);
+  if (start == "\x93NUMPY" || start.substr(0, 4) == "PK\x03\x04" || start.substr(0, 4) == "PK\x05\x06" ||
+      ends_with(path, ".npz") || ends_with(path, ".npy")) {
+    return std::make_unique<NpzFile>(path);
+  }
+  auto file = std::make_unique<SafetensorsFile>(path);
+  if (is_sparse_encoded(*file)) return std::make_unique<SparseEncodedFile>(std::move(file));
+  return file;
 }
 
 WeightWriter::WeightWriter(std::string path, std::vector<FileTensor> tensors)
@@ -150,6 +164,7 @@ void WeightWriter::finish() {
 
 std::unique_ptr<WeightWriter> create_weights(const std::string& path, std::vector<FileTensor> tensors,
                                              std::map<std::string, std::string> metadata, Existing existing) {
+  if (ends_with(path, ".npz")) return std::make_unique<NpzWriter>(path, std::move(tensors), existing);
   return std::make_unique<SafetensorsWriter>(path, std::move(tensors), std::move(metadata), existing);
 }
 

@@ -109,8 +109,8 @@ class WeightWriter {
   std::vector<int64_t> written_;
 };
 
-/// A writer by the name's extension: .npz, else safetensors. NumPy's format has no bf16 and no metadata:
-/// asking for them there is Error(bad_input).
+/// A writer by the name's extension: .npz, else safetensors. NumPy's format has no bf16, which is
+/// Error(bad_input), and no place for metadata, which is dropped.
 std::unique_ptr<WeightWriter> create_weights(const std::string& path, std::vector<FileTensor> tensors,
                                              std::map<std::string, std::string> metadata = {},
                                              Existing existing = Existing::refuse);

@@ -156,7 +156,7 @@ TEST(Text, BadFiles) {
   refused(std::string("ab\0cd", 5), {"bad.txt", "byte 2", "NUL"});
   refused("ab\xff", {"bad.txt", "byte 2", "0xff"});
   refused("a b", {"bad.txt", "3 tokens for training"});
-  refused("a b c d", {"bad.txt", "the validation part has 1 tokens"});
+  refused("a b c d e f", {"bad.txt", "the validation part has 1 tokens"});
   for (const char* bad : {"\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80",
                           "\x80", "\xc3", "\xe2\x82", "\xf0\x9f\x98"}) {
     refused("abc " + std::string(bad), {"byte 4", "UTF-8"});
