@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tests/data_path.hpp"
 #include "tests/files/scratch.hpp"
 
 namespace coppice {
@@ -109,6 +110,249 @@ TEST(Sequences, PadsToTheLongestOfABatch) {
   EXPECT_EQ(batch.batch, 4);
   std::sort(batch.features.begin(), batch.features.end());
   EXPECT_EQ(batch.features.back(), 8.0f);
+}
+
+using test::Scratch;
+
+std::string ts_file(const std::string& lines, const std::string& labels = "true b a") {
+  return "# a comment\n@problemName x\n@timeStamps false\n@dimensions 2\n\n@classLabel " + labels +
+         "\n@data\n" + lines;
+}
+
+DataConfig ts_config(const std::string& path) {
+  DataConfig config;
+  config.kind = "sequences";
+  config.train = config.valid = config.test = path;
+  config.batch_size = 2;
+  config.shuffle = false;
+  return config;
+}
+
+TEST(Ts, SequencesOfUnequalLength) {
+  const Scratch scratch;
+  const std::string path = scratch.put("t.ts", ts_file("1,2.5,-3e1:4,+5,6:b\r\n7:8:a\n\n9,10:11,12:b"));
+  const DataSet data = open_data(ts_config(path), 1);
+  EXPECT_EQ(data.shape.inputs, 2);
+  EXPECT_EQ(data.shape.classes, 2);
+  EXPECT_EQ(data.shape.class_names, (std::vector<std::string>{"a", "b"}));
+  EXPECT_FALSE(data.test_is_valid);
+  Batch batch;
+  data.train->read(0, batch);
+  EXPECT_EQ(batch.steps, 3);
+  EXPECT_EQ(batch.lengths, (std::vector<int32_t>{3, 1}));
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{1, 0}));
+  EXPECT_EQ(batch.features, (std::vector<float>{1, 4, 7, 8, 2.5f, 5, 0, 0, -30, 6, 0, 0}));
+  EXPECT_EQ(open_data(ts_config(path), 1, nullptr, "sigmoid").shape.classes, 1);
+  const auto split = open_split(ts_config(""), path, data.shape, nullptr);
+  split->read(1, batch);
+  EXPECT_EQ(batch.features, (std::vector<float>{9, 11, 10, 12}));
+  EXPECT_TRUE(batch.lengths.empty());
+}
+
+TEST(Ts, LabelsGoInNumericOrder) {
+  const Scratch scratch;
+  const std::string path = scratch.put("t.ts", ts_file("1:1:10\n1:1:9\n1:1:-2\n", "true 10 9 -2"));
+  EXPECT_EQ(open_data(ts_config(path), 1).shape.class_names, (std::vector<std::string>{"-2", "9", "10"}));
+  EXPECT_ERROR(open_data(ts_config(path), 1, nullptr, "sigmoid"), bad_input, "t.ts", "3 classes", "sigmoid");
+}
+
+TEST(Ts, BadFilesNameFileAndLine) {
+  const Scratch scratch;
+  const auto refused = [&](const std::string& text, std::initializer_list<std::string> words) {
+    const std::string path = scratch.put("bad.ts", text);
+    try {
+      open_data(ts_config(path), 1);
+      ADD_FAILURE() << "accepted: " << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+      for (const std::string& word : words) {
+        EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " in " << error.what();
+      }
+    }
+  };
+  refused("", {"bad.ts", "empty"});
+  refused(std::string("@data\0", 6), {"bad.ts", "NUL"});
+  refused("1,2:a\n", {"bad.ts:1", "@data"});
+  refused("@dimensions 2\n", {"bad.ts", "no @data"});
+  refused("@dimensions 2\n@data\n1:2:a\n", {"bad.ts:2", "@classLabel"});
+  refused(ts_file(""), {"bad.ts", "no sequence"});
+  refused(ts_file("", "false"), {"bad.ts:6", "@classLabel"});
+  refused(ts_file("", "true a b a"), {"bad.ts:6", "\"a\" twice"});
+  refused("@timeStamps true\n", {"bad.ts:1", "@timeStamps"});
+  refused("@missing true\n", {"bad.ts:1", "@missing"});
+  refused("@dimensions 1.5\n", {"bad.ts:1", "@dimensions"});
+  refused("@univariate true\n@dimensions 2\n", {"bad.ts:2", "2 dimensions, but 1"});
+  refused(ts_file("1:2:a\n1:2:c\n"), {"bad.ts:9", "\"c\"", "@classLabel"});
+  refused(ts_file("1:2:\n"), {"bad.ts:8", "label is empty"});
+  refused(ts_file("1:a\n"), {"bad.ts:8", "1 dimensions, but 2"});
+  refused(ts_file("a\n"), {"bad.ts:8", "separated by ':'"});
+  refused(ts_file("1:2:3:a\n"), {"bad.ts:8", "3 dimensions, but 2"});
+  refused(ts_file("1,2:3:a\n"), {"bad.ts:8", "dimension 2 has 1 values", "has 2"});
+  refused(ts_file(":2:a\n"), {"bad.ts:8", "length 0"});
+  refused(ts_file("1,x:2,3:a\n"), {"bad.ts:8", "value 2 of dimension 1", "\"x\""});
+  for (const char* odd : {"?", "", "nan", "inf", "1e39", "1.2.3", "0x1p", "1 2", "--1"}) {
+    refused(ts_file(fmt::format("5,{}:2,3:a\n", odd)),
+            {"bad.ts:8", "value 2 of dimension 1", "expected a number"});
+  }
+  refused(ts_file("1:2:a\n", "true a"), {"bad.ts", "at least two classes"});
+}
+
+TEST(Ts, OtherFilesMustFit) {
+  const Scratch scratch;
+  DataConfig config = ts_config(scratch.put("t.ts", ts_file("1:1:a\n2:2:b\n")));
+  const DataShape shape = open_data(config, 1).shape;
+  const std::string wide = scratch.put("wide.ts", "@classLabel true a b\n@data\n1:1:1:a\n");
+  const std::string odd = scratch.put("odd.ts", ts_file("1:1:b\n1:1:z\n", "true a b z"));
+  EXPECT_ERROR(open_split(config, wide, shape, nullptr), bad_input, "wide.ts", "3 inputs", "expected 2");
+  EXPECT_ERROR(open_split(config, odd, shape, nullptr), bad_input, "odd.ts:9", "label z is out of range");
+  config.valid = odd;
+  EXPECT_ERROR(open_data(config, 1), bad_input, "odd.ts:9");
+}
+
+TEST(Sequences, PartsSplitOffAreDrawnBySeed) {
+  const Scratch scratch;
+  std::string lines;
+  for (int i = 0; i < 20; ++i) lines += fmt::format("{}:0:{}\n", i, i < 10 ? "a" : "b");
+  DataConfig config = ts_config(scratch.put("t.ts", ts_file(lines)));
+  config.valid = config.test = "";
+  config.valid_fraction = 0.2;
+  config.test_fraction = 0.25;
+  config.batch_size = -1;
+  const auto values = [](BatchSource& source) {
+    Batch batch;
+    source.read(0, batch);
+    std::vector<float> first;
+    for (size_t b = 0; b < batch.features.size(); b += 2) first.push_back(batch.features[b]);
+    return first;
+  };
+  const DataSet data = open_data(config, 1);
+  std::vector<float> all = values(*data.train);
+  EXPECT_EQ(all.size(), 11u);
+  EXPECT_EQ(data.valid->targets(), 4);
+  EXPECT_EQ(data.test->targets(), 5);
+  for (float value : values(*data.valid)) all.push_back(value);
+  for (float value : values(*data.test)) all.push_back(value);
+  std::sort(all.begin(), all.end());
+  for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], static_cast<float>(i));  // each once
+  EXPECT_EQ(values(*open_data(config, 1).valid), values(*data.valid));
+  EXPECT_NE(values(*open_data(config, 2).valid), values(*data.valid));
+  config.valid_fraction = 0.01;
+  EXPECT_ERROR(open_data(config, 1), bad_input, "t.ts", "data.valid_fraction");
+  config.valid_fraction = 0.9;
+  EXPECT_ERROR(open_data(config, 1), bad_input, "data.valid_fraction");
+}
+
+TEST(Sequences, FromNumPy) {
+  DataConfig config;
+  config.kind = "sequences";
+  config.train = test::golden_file("sequences.npz");
+  config.shuffle = false;
+  config.batch_size = 3;
+  const DataSet data = open_data(config, 1, nullptr, "sigmoid");
+  EXPECT_EQ(data.shape.inputs, 2);
+  EXPECT_EQ(data.shape.classes, 1);
+  EXPECT_EQ(data.shape.class_names, (std::vector<std::string>{"0", "1"}));
+  EXPECT_EQ(data.train->targets(), 5);
+  EXPECT_EQ(data.valid->targets(), 2);
+  EXPECT_TRUE(data.test_is_valid);  // no x_test in the file
+  Batch batch;
+  data.train->read(0, batch);
+  EXPECT_EQ(batch.lengths, (std::vector<int32_t>{3, 1, 2}));
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{1, 0, 1}));
+  const std::vector<double> x = test::golden_values(30, DType::f32);
+  for (int64_t b = 0; b < 3; ++b) {
+    for (int64_t t = 0; t < 3; ++t) {
+      for (int64_t i = 0; i < 2; ++i) {
+        const double expected =
+            t < batch.lengths[static_cast<size_t>(b)] ? x[static_cast<size_t>((b * 3 + t) * 2 + i)] : 0;
+        EXPECT_EQ(batch.features[static_cast<size_t>((t * 3 + b) * 2 + i)], expected);
+      }
+    }
+  }
+  data.valid->read(0, batch);
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{0, 1}));
+  DataShape shape = data.shape;
+  EXPECT_EQ(open_split(config, config.train, shape, nullptr)->targets(), 2);
+  shape.class_names.clear();
+  EXPECT_EQ(open_split(config, config.train, shape, nullptr)->targets(), 2);
+}
+
+TEST(Sequences, BadArrays) {
+  const Scratch scratch;
+  struct Array {
+    FileTensor info;
+    std::vector<float> values;
+  };
+  const auto refused = [&](const std::vector<Array>& arrays, std::initializer_list<std::string> words) {
+    std::vector<FileTensor> infos;
+    for (const Array& array : arrays) infos.push_back(array.info);
+    const auto writer = create_weights(scratch.path("bad.npz"), infos, {}, Existing::replace);
+    for (const Array& array : arrays) writer->write(array.info.name, array.values.data(), array.info.size());
+    writer->finish();
+    DataConfig config;
+    config.kind = "sequences";
+    config.train = scratch.path("bad.npz");
+    try {
+      open_data(config, 1);
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_input);
+      EXPECT_NE(std::string(error.what()).find("bad.npz"), std::string::npos) << error.what();
+      for (const std::string& word : words) {
+        EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << word << " in " << error.what();
+      }
+    }
+  };
+  const Array x{{"x_train", DType::f32, {2, 2, 1}}, {1, 2, 3, 4}}, y{{"y_train", DType::f32, {2}}, {0, 1}};
+  const Array lengths{{"lengths_train", DType::f32, {2}}, {2, 0}};
+  const float nan = std::nanf("");
+  refused({y}, {"\"x_train\""});
+  refused({x}, {"\"y_train\""});
+  refused({{{"x_train", DType::f32, {2, 2}}, {1, 2, 3, 4}}, y}, {"[2, 2]", "[sequences, steps, inputs]"});
+  refused({{{"x_train", DType::f32, {0, 2, 1}}, {}}, {{"y_train", DType::f32, {0}}, {}}},
+          {"nothing to read"});
+  refused({{{"x_train", DType::f32, {2, 0, 1}}, {}}, y}, {"nothing to read"});
+  refused({x, {{"y_train", DType::f32, {3}}, {0, 1, 2}}}, {"\"y_train\"", "[3]", "[2]"});
+  refused({x, {{"y_train", DType::f32, {2}}, {0, 0.5f}}},
+          {"\"y_train\"", "element 1 is 0.5", "whole number"});
+  refused({x, {{"y_train", DType::f32, {2}}, {nan, 0}}}, {"\"y_train\"", "element 0 is nan"});
+  refused({x, {{"y_train", DType::f32, {2}}, {1, 1}}}, {"two classes"});
+  refused({x, y, lengths}, {"\"lengths_train\"", "element 1 is 0", "1 to 2"});
+  refused({x, y, {{"lengths_train", DType::f32, {2}}, {2, 3}}}, {"element 1 is 3"});
+  refused({{{"x_train", DType::f32, {2, 2, 1}}, {1, 2, nan, 4}}, y}, {"\"x_train\"", "sequence 1", "nan"});
+  refused({x, y, {{"x_valid", DType::f32, {1, 1, 1}}, {1}}, {{"y_valid", DType::f32, {1}}, {7}}},
+          {"\"y_valid\"", "element 0", "label 7 is out of range"});
+  refused({x, y, {{"x_valid", DType::f32, {1, 1, 2}}, {1, 1}}, {{"y_valid", DType::f32, {1}}, {1}}},
+          {"\"y_valid\"", "2 inputs"});
+}
+
+TEST(Ts, JapaneseVowels) {
+  COPPICE_REQUIRE_DATA("japanese_vowels");
+  DataConfig config;
+  config.kind = "sequences";
+  config.train = test::data_path("japanese_vowels/JapaneseVowels_TRAIN.ts").string();
+  config.test = test::data_path("japanese_vowels/JapaneseVowels_TEST.ts").string();
+  config.valid_fraction = 0.1;
+  config.batch_size = -1;
+  const DataSet data = open_data(config, 1);
+  EXPECT_EQ(data.train->targets(), 243);
+  EXPECT_EQ(data.valid->targets(), 27);
+  EXPECT_EQ(data.test->targets(), 370);
+  EXPECT_EQ(data.shape.inputs, 12);
+  EXPECT_EQ(data.shape.classes, 9);
+  EXPECT_EQ(data.shape.class_names.front(), "1");
+  EXPECT_EQ(data.shape.class_names.back(), "9");
+  Batch batch;
+  int32_t least = 100, most = 0;
+  for (BatchSource* source : {data.train.get(), data.valid.get(), data.test.get()}) {
+    source->read(0, batch);
+    for (int32_t length : batch.lengths) {
+      least = std::min(least, length);
+      most = std::max(most, length);
+    }
+  }
+  EXPECT_EQ(least, 7);
+  EXPECT_EQ(most, 29);
 }
 
 }  // namespace

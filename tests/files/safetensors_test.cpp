@@ -314,6 +314,39 @@ TEST(NumberFormats, ReadsUnalignedAndConverts) {
   EXPECT_ERROR(file.read_f32(1, 1, 2, &one), bad_input, "\"b\"", "[1, 3)");
 }
 
+TEST(Safetensors, ReadsWhatThePackageWrites) {
+  const auto file = open_weights(test::golden_file("package.safetensors"));
+  EXPECT_EQ(file->format(), "safetensors");
+  EXPECT_EQ(file->metadata().at("author"), "Ünïcode");
+  EXPECT_EQ(file->tensors().size(), 17u);
+  for (const FileTensor& tensor : file->tensors()) {
+    EXPECT_EQ(file->read_f64(tensor.name), test::golden_values(tensor.size(), tensor.dtype)) << tensor.name;
+  }
+  EXPECT_EQ(file->tensor("f2 matrix").dtype, DType::f16);
+  EXPECT_EQ(file->tensor("b1 matrix").dtype, DType::boolean);
+  EXPECT_TRUE(file->tensor("scalar").shape.empty());
+  EXPECT_EQ(file->tensor("empty").shape, (std::vector<int64_t>{2, 0}));
+  const auto brain = open_weights(test::golden_file("package_bf16.safetensors"));
+  EXPECT_EQ(brain->tensor("bf16 matrix").dtype, DType::bf16);
+  EXPECT_EQ(brain->read_f64("bf16 matrix"), test::golden_values(15, DType::bf16));
+}
+
+/// The package's files come out byte for byte when their tensors are written again.
+TEST(Safetensors, WritesAsThePackageDoes) {
+  const Scratch scratch;
+  const auto file = open_weights(test::golden_file("package_bf16.safetensors"));
+  copy_weights(*file, scratch.path("again.safetensors"));
+  const auto again = open_weights(scratch.path("again.safetensors"));
+  ASSERT_EQ(again->tensors().size(), file->tensors().size());
+  for (size_t i = 0; i < file->tensors().size(); ++i)
+    EXPECT_EQ(again->tensors()[i].name, file->tensors()[i].name);
+  EXPECT_EQ(slurp(scratch.path("again.safetensors")), slurp(file->path()));
+}
+
+TEST(Safetensors, SurvivesDamage) {
+  test::expect_survives_damage(test::golden_file("package_bf16.safetensors"));
+}
+
 TEST(Safetensors, RealModel) {
   COPPICE_REQUIRE_DATA("charlm_bronte");
   const auto file = open_weights(test::data_path("charlm_bronte").string());
