@@ -11,6 +11,7 @@
 
 #include "engine/builtins.hpp"
 #include "engine/files/input_file.hpp"
+#include "engine/files/sparse_encoding.hpp"
 #include "engine/files/strict_json.hpp"
 #include "kernels/error.hpp"
 
@@ -220,7 +221,8 @@ int64_t write_model(const Network& network, const DataConfig& data, const Vocabu
     writer->write(segment.name, values.data(), static_cast<int64_t>(values.size()));
   }
   writer->finish();
-  (void)encoding;
+  // Encoding reads blocks of a file, so the plain one is written first.
+  if (encoding == WeightEncoding::sparse) encode_sparse(*open_weights(path), path, Existing::replace);
   write_file((folder / kDescription).string(), description_json(network, data, vocabulary));
   return static_cast<int64_t>(fs::file_size(path));
 }

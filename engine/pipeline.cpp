@@ -1,0 +1,823 @@
+#include "engine/pipeline.hpp"
+
+#include <fmt/ranges.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <memory>
+#include <numbers>
+#include <span>
+
+#include "engine/config/schema.hpp"
+#include "engine/data/data.hpp"
+#include "engine/files/atomic_write.hpp"
+#include "engine/files/safetensors.hpp"
+#include "engine/files/sparse_encoding.hpp"
+#include "engine/model/model_folder.hpp"
+#include "engine/prune/gradients.hpp"
+#include "engine/prune/gradual.hpp"
+#include "engine/prune/mask_file.hpp"
+#include "engine/prune/plan.hpp"
+#include "engine/prune/source.hpp"
+#include "engine/report/html.hpp"
+#include "engine/report/json.hpp"
+#include "engine/train/checkpoint.hpp"
+#include "engine/train/schedule.hpp"
+#include "engine/train/trainer.hpp"
+#include "kernels/error.hpp"
+
+namespace coppice {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
+
+// Work that is lost when a process is killed costs no more than this to do again.
+constexpr double kSaveSeconds = 2.0;
+
+// The sparse layout adds the same products in another order: float32 sums over a few thousand terms, over a
+// sequence.
+constexpr double kProbeTolerance = 1e-4;
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+std::string metric_of(const DataShape& shape) {
+  if (shape.task == Task::classification) return "accuracy";
+  return shape.character ? "bits_per_char" : "perplexity";
+}
+
+std::string unit_of(const DataShape& shape) {
+  if (shape.task == Task::classification) return "sequences";
+  return shape.character ? "characters" : "words";
+}
+
+std::string describe(const ModelConfig& model, const DataShape& shape) {
+  std::string cell = model.cell == "lstm" ? "LSTM" : model.cell == "gru" ? "GRU" : "SimpleRNN";
+  if (cell == "SimpleRNN") cell += fmt::format(" ({})", model.cell.substr(4));
+  std::string text = fmt::format("{}{}{} {}", model.layers > 1 ? fmt::format("{} x ", model.layers) : "",
+                                 model.bidirectional ? "bidirectional " : "", cell, model.hidden);
+  if (shape.vocabulary > 0 && model.embedding > 0) text += fmt::format(", embedding {}", model.embedding);
+  if (shape.vocabulary > 0) text += fmt::format(", vocabulary {}", shape.vocabulary);
+  if (shape.inputs > 0) text += fmt::format(", {} inputs", shape.inputs);
+  if (shape.task == Task::classification)
+    text += fmt::format(", {} classes", std::max<int64_t>(shape.classes, 2));
+  return text;
+}
+
+ModelMetrics metrics_of(const Evaluation& evaluation, std::string split, int64_t steps) {
+  ModelMetrics metrics;
+  metrics.split = std::move(split);
+  metrics.loss = evaluation.totals.mean();
+  metrics.perplexity = std::exp(metrics.loss);
+  metrics.bits_per_char = metrics.loss / std::numbers::ln2;
+  metrics.accuracy = evaluation.totals.count > 0 ? evaluation.totals.correct / evaluation.totals.count : 0.0;
+  metrics.targets = static_cast<int64_t>(evaluation.totals.count);
+  metrics.optimizer_steps = steps;
+  metrics.seconds = evaluation.seconds;
+  metrics.units_per_second = evaluation.seconds > 0 ? evaluation.units / evaluation.seconds : 0.0;
+  return metrics;
+}
+
+RunReport::Machine machine_of(const DeviceInfo& info) {
+  RunReport::Machine machine;
+  machine.name = info.name;
+  machine.detail = info.detail;
+  utsname system{};
+  if (uname(&system) == 0)
+    machine.system = fmt::format("{} {} {}", system.sysname, system.release, system.machine);
+  machine.cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  machine.memory_bytes = info.memory_bytes;
+  return machine;
+}
+
+/// What tells one text from another, well enough to notice that a file was exchanged.
+std::vector<int64_t> fingerprint(const DataSet& data) {
+  std::vector<int64_t> numbers = {data.shape.inputs, data.shape.vocabulary, data.shape.classes};
+  for (const auto* split : {&data.train, &data.valid, &data.test}) {
+    numbers.push_back(*split ? (*split)->batches() : 0);
+    numbers.push_back(*split ? (*split)->targets() : 0);
+  }
+  return numbers;
+}
+
+bool has_batches(const std::unique_ptr<BatchSource>& source) {
+  return source && source->batches() > 0;
+}
+
+void check_same_shape(const DataShape& model, const DataShape& data, const fs::path& path) {
+  const auto check = [&](const char* what, int64_t expected, int64_t found) {
+    if (expected != found)
+      bad_input("{}: the model expects {} {}, the data have {}", path.string(), expected, what, found);
+  };
+  check("inputs a step", model.inputs, data.inputs);
+  check("tokens", model.vocabulary, data.vocabulary);
+  check("classes", model.classes, data.classes);
+}
+
+/// The split on which models are compared.
+std::pair<BatchSource*, std::string> held_out(DataSet& data) {
+  if (has_batches(data.test)) return {data.test.get(), data.test_is_valid ? "valid" : "test"};
+  if (has_batches(data.valid)) return {data.valid.get(), "valid"};
+  return {data.train.get(), "train"};
+}
+
+bool is_gradual(const Recipe& recipe) {
+  return recipe.prune.schedule == "gradual";
+}
+int64_t rounds_of(const Recipe& recipe) {
+  return recipe.prune.schedule == "iterative" ? std::max<int64_t>(recipe.prune.rounds, 1) : 1;
+}
+
+bool trains(std::string_view stage) {
+  return stage.starts_with("train") || stage.starts_with("retrain") || stage.starts_with("dense_continued");
+}
+
+/// A run in its folder: stages in a row, each of which leaves its files complete before the checkpoint names
+/// the next one.
+class Run {
+ public:
+  Run(const std::string& verb, Recipe recipe, const fs::path& folder, const RunOptions& options,
+      const fs::path& output = {}, const fs::path& source = {});
+  Run(const fs::path& folder, const RunOptions& options);  // takes a run up again
+
+  RunReport execute();
+
+ private:
+  void open();
+  void check();
+  std::vector<std::string> stages() const;
+  void run_stage(const std::string& stage);
+  void save(Trainer* trainer);
+
+  void load_weights_of_recipe();
+  void load_source();
+  void train_dense();
+  void prune_round(int64_t round);
+  void retrain_round(const std::string& stage, int64_t round);
+  void continue_dense(const std::string& stage, int64_t round);
+  void run_sparse();
+  void export_model();
+  void write_report();
+
+  /// Trains to the end; returns the steps done, and adds those behind the result to the checkpoint's.
+  int64_t train(const std::string& stage, const TrainConfig& config, int64_t first_epoch,
+                const PruneConfig* gradual);
+  ModelMetrics measure(const std::string& stage, Network& network, int64_t steps);
+  void record(const CutRecord& cut, const PruneOutcome& outcome);
+  void save_model_folder(const std::string& name, WeightEncoding encoding = WeightEncoding::plain);
+  const Vocabulary* vocabulary() const { return data_.vocabulary ? &*data_.vocabulary : nullptr; }
+  uint64_t weight_file_bytes(const std::string& name) const;
+  void write_metrics() const;
+  double& seconds_of(const std::string& stage);
+  std::string path(std::string_view name) const { return (folder_ / name).string(); }
+  std::string checkpoint_path() const { return path("checkpoint/state.safetensors"); }
+  RunReport& report() { return checkpoint_.report; }
+
+  Recipe recipe_;
+  fs::path folder_;
+  RunOptions options_;
+  std::unique_ptr<Backend> backend_;
+  DataSet data_;
+  std::unique_ptr<Network> network_;
+  Checkpoint checkpoint_;
+  std::string stage_;
+  double stage_seconds_before_ = 0.0;
+  Clock::time_point stage_began_{};
+  Clock::time_point saved_{};
+};
+
+Run::Run(const std::string& verb, Recipe recipe, const fs::path& folder, const RunOptions& options,
+         const fs::path& output, const fs::path& source)
+    : recipe_(with_absolute_paths(std::move(recipe))), folder_(folder), options_(options) {
+  const Existing existing = options_.force ? Existing::replace : Existing::refuse;
+  check_output(folder_.string(), existing);
+  if (!output.empty()) check_output(output.string(), existing);
+  checkpoint_.verb = verb;
+  checkpoint_.output = output.empty() ? "" : fs::absolute(output).string();
+  checkpoint_.source = source.empty() ? "" : fs::absolute(source).string();
+  checkpoint_.threads = recipe_.threads;
+  open();
+  recipe_.threads = checkpoint_.threads = std::max(backend_->info().threads, 0);
+  recipe_.device = to_string(backend_->device());
+  checkpoint_.data = fingerprint(data_);
+  checkpoint_.next = stages().front();
+  check();
+  report().started = now_utc();
+  report().name = recipe_.name;
+  report().folder = folder.string();
+
+  // Only now, with recipe, data and model known to be good, does the folder appear.
+  AtomicFolder building(folder_.string(), existing);
+  write_file((fs::path(building.building()) / "recipe.toml").string(), write_recipe(recipe_));
+  fs::create_directory(fs::path(building.building()) / "checkpoint");
+  write_checkpoint((fs::path(building.building()) / "checkpoint/state.safetensors").string(), checkpoint_);
+  building.commit();
+  network_->initialise(recipe_.seed);
+}
+
+Run::Run(const fs::path& folder, const RunOptions& options) : folder_(folder), options_(options) {
+  if (!fs::is_directory(folder_))
+    bad_input("{}: no such folder; expected one that a run has made", folder_.string());
+  for (const char* needed : {"recipe.toml", "checkpoint/state.safetensors"}) {
+    if (!fs::exists(folder_ / needed))
+      bad_input("{}: not the folder of a run: it has no {}", folder_.string(), needed);
+  }
+  recipe_ = read_recipe(folder_ / "recipe.toml");
+  checkpoint_ = read_checkpoint(checkpoint_path());
+  report().folder = folder.string();
+  if (checkpoint_.next.empty()) return;
+  ++report().resumed;
+  open();
+  if (const int64_t threads = backend_->info().threads; threads != checkpoint_.threads) {
+    bad_input(
+        "{}: the run was begun with {} threads and needs as many to go on bit for bit, but this device has "
+        "{}",
+        folder_.string(), checkpoint_.threads, threads);
+  }
+  if (fingerprint(data_) != checkpoint_.data) {
+    bad_input("{}: the data of [data] have changed since the run was begun", folder_.string());
+  }
+  if (checkpoint_.find("values")) {
+    restore(checkpoint_, *network_, nullptr);
+  } else {
+    network_->initialise(recipe_.seed);
+  }
+}
+
+void Run::open() {
+  std::string note;
+  backend_ = open_backend(recipe_.device, {.threads = static_cast<int>(checkpoint_.threads)}, &note);
+  std::optional<Vocabulary> fixed;
+  if (!checkpoint_.source.empty()) {
+    const ModelDescription source = read_model(checkpoint_.source);
+    recipe_.model = source.model;
+    fixed = source.vocabulary;
+  } else if (!recipe_.model.weights.empty()) {
+    recipe_.model = model_of_weights(recipe_.model.weights, recipe_.model);
+    fixed = model_vocabulary(recipe_.model.weights);
+  }
+  data_ = open_data(recipe_.data, recipe_.seed, fixed ? &*fixed : nullptr, recipe_.model.loss);
+  network_ = std::make_unique<Network>(*backend_, recipe_.model, data_.shape);
+  if (!checkpoint_.source.empty()) {
+    check_same_shape(read_model(checkpoint_.source).shape, data_.shape, checkpoint_.source);
+  }
+
+  RunReport& r = report();
+  r.task = data_.shape.task == Task::classification ? "classification" : "language_model";
+  r.metric = metric_of(data_.shape);
+  r.unit = unit_of(data_.shape);
+  r.model = describe(recipe_.model, data_.shape);
+  r.parameters.total = static_cast<uint64_t>(network_->store().parameter_count());
+  r.criterion = recipe_.prune.criterion;
+  r.formula = formula(find_criterion(recipe_.prune.criterion));
+  r.scope = recipe_.prune.scope;
+  r.pattern = recipe_.prune.pattern;
+  r.schedule = recipe_.prune.schedule;
+  r.sparsity = recipe_.prune.sparsity;
+  r.percentile = recipe_.prune.percentile;
+  r.layout = recipe_.layout;
+  r.seed = recipe_.seed;
+  const DeviceInfo info = backend_->info();
+  r.device = to_string(backend_->device());
+  r.device_note = note;
+  r.threads = info.threads;
+  r.machine = machine_of(info);
+  r.versions = {{"coppice", COPPICE_VERSION}, {"compiler", __VERSION__}};
+}
+
+/// What would otherwise be found out after the training.
+void Run::check() {
+  const int64_t batches = data_.train->batches();
+  for (const TrainConfig* config : {&recipe_.train, &recipe_.retrain}) rate_at(*config, 0, 0, batches);
+  if (checkpoint_.verb != "run") return;
+  make_plan(store_source(network_->store())->tensors(), recipe_.prune, recipe_.seed);
+  if (is_gradual(recipe_)) {
+    const GradualPruner pruner(network_->store(), recipe_.prune, recipe_.seed,
+                               total_steps(recipe_.retrain, batches));
+  }
+  const std::vector<std::string_view> layouts = backend_->layouts();
+  if (std::find(layouts.begin(), layouts.end(), recipe_.layout) == layouts.end()) {
+    bad_input("sparse.layout: expected one of {}, found \"{}\"", fmt::join(layouts, ", "), recipe_.layout);
+  }
+}
+
+std::vector<std::string> Run::stages() const {
+  const int64_t rounds = rounds_of(recipe_);
+  const auto numbered = [&](const char* name, int64_t round) {
+    return rounds > 1 ? fmt::format("{} {}", name, round) : std::string(name);
+  };
+  if (checkpoint_.verb == "retrain") return {"load", "retrain", "evaluate retrained", "export"};
+  std::vector<std::string> list = {recipe_.model.weights.empty() ? "train" : "load", "evaluate dense"};
+  if (checkpoint_.verb == "train") {
+    list.push_back("export");
+    return list;
+  }
+  for (int64_t round = 1; round <= rounds; ++round) {
+    if (!is_gradual(recipe_)) {
+      list.push_back(numbered("prune", round));
+      if (round == rounds) list.push_back("evaluate pruned");
+    }
+    list.push_back(numbered("retrain", round));
+  }
+  list.insert(list.end(), {"evaluate retrained", "sparse"});
+  if (recipe_.dense_continued) {
+    for (int64_t round = 1; round <= rounds; ++round) list.push_back(numbered("dense_continued", round));
+    list.push_back("evaluate dense_continued");
+  }
+  return list;
+}
+
+RunReport Run::execute() {
+  if (checkpoint_.next.empty()) return report();
+  write_metrics();
+  const std::vector<std::string> list = stages();
+  auto at = std::find(list.begin(), list.end(), checkpoint_.next);
+  if (at == list.end()) {
+    bad_input("{}: the checkpoint's stage \"{}\" is none of this recipe's", folder_.string(),
+              checkpoint_.next);
+  }
+  saved_ = Clock::now();
+  for (; at != list.end(); ++at) {
+    stage_ = *at;
+    stage_began_ = Clock::now();
+    stage_seconds_before_ = seconds_of(stage_);
+    if (options_.stop && options_.stop->requested.load()) {
+      save(nullptr);
+      throw Error(ErrorKind::interrupted, fmt::format("interrupted before stage \"{}\"", stage_));
+    }
+    if (options_.listener) options_.listener->stage_begins(stage_);
+    try {
+      run_stage(stage_);
+    } catch (const Error& error) {
+      // A training stage has saved itself where it stood; the others begin anew, from here.
+      if (error.kind() == ErrorKind::interrupted && !trains(stage_)) save(nullptr);
+      throw;
+    }
+    const double seconds = Seconds(Clock::now() - stage_began_).count();
+    seconds_of(stage_) = stage_seconds_before_ + seconds;
+    if (options_.listener) options_.listener->stage_ends(stage_, seconds);
+    checkpoint_.trainer.reset();
+    if (at + 1 != list.end()) {
+      checkpoint_.next = *(at + 1);
+      // Stages of milliseconds would spend their time on fsync; those are done again after a kill.
+      if (Seconds(Clock::now() - saved_).count() >= kSaveSeconds) save(nullptr);
+    }
+  }
+  checkpoint_.next.clear();
+  checkpoint_.arrays.clear();
+  if (checkpoint_.verb == "run") {
+    write_report();
+    write_checkpoint(checkpoint_path(), checkpoint_);
+  } else {
+    fs::remove_all(folder_);  // the model stands under its own name
+  }
+  return report();
+}
+
+void Run::run_stage(const std::string& stage) {
+  const size_t space = stage.rfind(' ');
+  const bool numbered = space != std::string::npos && stage[space + 1] >= '0' && stage[space + 1] <= '9';
+  const int64_t round = numbered ? std::stoll(stage.substr(space + 1)) : 1;
+  const std::string name = numbered ? stage.substr(0, space) : stage;
+  if (name == "load") {
+    checkpoint_.verb == "retrain" ? load_source() : load_weights_of_recipe();
+  } else if (name == "train") {
+    train_dense();
+  } else if (name == "prune") {
+    prune_round(round);
+  } else if (name == "retrain") {
+    retrain_round(stage, round);
+  } else if (name == "dense_continued") {
+    continue_dense(stage, round);
+  } else if (name == "sparse") {
+    run_sparse();
+  } else if (name == "export") {
+    export_model();
+  } else {
+    std::optional<ModelMetrics>& place = name == "evaluate dense"       ? report().dense
+                                         : name == "evaluate pruned"    ? report().pruned
+                                         : name == "evaluate retrained" ? report().retrained
+                                                                        : report().dense_continued;
+    place = measure(stage, *network_, checkpoint_.steps);
+  }
+}
+
+void Run::save(Trainer* trainer) {
+  if (trainer) seconds_of(stage_) = stage_seconds_before_ + Seconds(Clock::now() - stage_began_).count();
+  capture(checkpoint_, *network_, trainer);
+  write_checkpoint(checkpoint_path(), checkpoint_);
+  saved_ = Clock::now();
+}
+
+double& Run::seconds_of(const std::string& stage) {
+  for (auto& [name, seconds] : report().seconds) {
+    if (name == stage) return seconds;
+  }
+  return report().seconds.emplace_back(stage, 0.0).second;
+}
+
+int64_t Run::train(const std::string& stage, const TrainConfig& config, int64_t first_epoch,
+                   const PruneConfig* gradual) {
+  TrainerSetup setup;
+  setup.stage = stage;
+  setup.config = config;
+  setup.train = data_.train.get();
+  setup.valid = has_batches(data_.valid) ? data_.valid.get() : nullptr;
+  setup.seed = recipe_.seed;
+  setup.first_epoch = first_epoch;
+  setup.gradual = gradual;
+  setup.listener = options_.listener;
+  setup.stop = options_.stop;
+  std::unique_ptr<Trainer> trainer;
+  setup.save_checkpoint = [&] {
+    save(trainer.get());
+    if (options_.listener) options_.listener->checkpoint_saved(folder_.string());
+  };
+  setup.epoch_done = [&](const EpochRecord& epoch) {
+    report().epochs.push_back(epoch);
+    std::ofstream(path("metrics.jsonl"), std::ios::app) << epoch_line(epoch) << '\n';
+  };
+  setup.cut_done = [&](const CutRecord& cut, const PruneOutcome& outcome, bool last) {
+    record(cut, outcome);
+    if (last) report().pruned = measure("evaluate pruned", *network_, checkpoint_.steps + cut.step);
+  };
+  trainer = std::make_unique<Trainer>(*network_, std::move(setup));
+  if (checkpoint_.trainer) restore(checkpoint_, *network_, trainer.get());
+  trainer->run();
+  checkpoint_.steps += trainer->steps_kept();
+  return trainer->steps_done();
+}
+
+void Run::load_weights_of_recipe() {
+  load_weights(*network_, recipe_.model.weights);
+  save_model_folder("dense");
+  report().bytes.dense = weight_file_bytes("dense");
+}
+
+// A model that was cut, trained on: what is zero in it stays zero.
+void Run::load_source() {
+  load_weights(*network_, checkpoint_.source);
+  const fs::path masks = fs::path(checkpoint_.source) / "masks.safetensors";
+  if (fs::exists(masks)) {
+    load_masks(masks, network_->store());
+  } else {
+    masks_of_zeros(network_->store());
+  }
+}
+
+void Run::train_dense() {
+  checkpoint_.steps = 0;
+  train("train", recipe_.train, 0, nullptr);
+  checkpoint_.dense_steps = checkpoint_.steps;
+  save_model_folder("dense");
+  report().bytes.dense = weight_file_bytes("dense");
+}
+
+void Run::prune_round(int64_t round) {
+  const int64_t rounds = rounds_of(recipe_);
+  const Statistic kind = statistic_of(find_criterion(recipe_.prune.criterion));
+  GradientStatistics statistics;
+  if (kind != Statistic::none) {
+    const auto began = Clock::now();
+    const double before = seconds_of("gradients");
+    statistics = collect_gradients(*network_, *data_.train, recipe_.prune, recipe_.train.loss_reduction, 0,
+                                   options_.listener, options_.stop);
+    seconds_of("gradients") = before + Seconds(Clock::now() - began).count();
+  }
+  ParameterStore& store = network_->store();
+  if (!store.masked()) store.enable_mask();
+  // One shot takes what the recipe says, which may be a percentile.
+  const double sparsity = rounds > 1 ? round_sparsity(recipe_.prune.sparsity, round, rounds) : -1.0;
+  const PruneOutcome outcome =
+      prune_store(store, recipe_.prune, recipe_.seed, kind, statistics.of(kind), sparsity);
+  const double cut = outcome.prunable == 0
+                         ? 0.0
+                         : 1.0 - static_cast<double>(outcome.kept) / static_cast<double>(outcome.prunable);
+  record({stage_, 0, cut, outcome.kept, static_cast<uint64_t>(statistics.batches)}, outcome);
+}
+
+void Run::record(const CutRecord& cut, const PruneOutcome& outcome) {
+  RunReport& r = report();
+  r.cuts.push_back(cut);
+  r.tensors = outcome.tensors;
+  r.groups = outcome.groups;
+  r.parameters = {outcome.total, outcome.prunable, outcome.kept};
+  network_->store().values_changed();
+}
+
+void Run::retrain_round(const std::string& stage, int64_t round) {
+  const int64_t done =
+      train(stage, recipe_.retrain, recipe_.train.epochs + (round - 1) * recipe_.retrain.epochs,
+            is_gradual(recipe_) && checkpoint_.verb == "run" ? &recipe_.prune : nullptr);
+  checkpoint_.retrain_steps.resize(static_cast<size_t>(round));
+  checkpoint_.retrain_steps.back() = done;
+  if (checkpoint_.verb != "run" || round != rounds_of(recipe_)) return;
+  save_masks(path("masks.safetensors"), network_->store(), Existing::replace);
+  save_model_folder("retrained");
+  report().bytes.pruned = weight_file_bytes("retrained");
+}
+
+// The honest comparison: the same steps, rates and batches without a mask.
+void Run::continue_dense(const std::string& stage, int64_t round) {
+  if (round == 1 && !checkpoint_.trainer) {
+    network_->store().disable_mask();
+    load_weights(*network_, path("dense"));
+    checkpoint_.steps = checkpoint_.dense_steps;
+  }
+  TrainConfig config = recipe_.retrain;
+  config.patience = 0;
+  config.max_steps = checkpoint_.retrain_steps[static_cast<size_t>(round - 1)];
+  if (config.max_steps == 0) return;
+  train(stage, config, recipe_.train.epochs + (round - 1) * recipe_.retrain.epochs, nullptr);
+}
+
+// From the disk into a network of its own, as a user of the model would.
+void Run::run_sparse() {
+  save_model_folder("sparse", WeightEncoding::sparse);
+  report().bytes.sparse = weight_file_bytes("sparse");
+  Network sparse(*backend_, recipe_.model, data_.shape);
+  load_weights(sparse, path("sparse"));
+  report().execution_bytes.dense = static_cast<uint64_t>(network_->weight_bytes());
+  sparse.use_layout(recipe_.layout);
+  report().execution_bytes.sparse = static_cast<uint64_t>(sparse.weight_bytes());
+
+  Batch probe;
+  const auto [source, split] = held_out(data_);
+  source->start_epoch(0);
+  source->read(0, probe);
+  network_->reset_state();
+  const std::vector<float> expected = network_->logits(probe), found = sparse.logits(probe);
+  double largest = 0.0;
+  report().probe_difference = 0.0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(expected[i])));
+    const double difference = std::abs(static_cast<double>(expected[i]) - static_cast<double>(found[i]));
+    // Written so that a NaN fails.
+    if (!(difference <= report().probe_difference)) report().probe_difference = difference;
+  }
+  if (!(report().probe_difference <= kProbeTolerance * std::max(1.0, largest))) {
+    failure(
+        "stage \"sparse\": in the layout \"{}\" the model's logits differ from the masked model's by {} on a "
+        "probe "
+        "batch; expected at most {}",
+        recipe_.layout, report().probe_difference, kProbeTolerance * std::max(1.0, largest));
+  }
+  report().sparse = measure("evaluate sparse", sparse, checkpoint_.steps);
+}
+
+void Run::export_model() {
+  AtomicFolder folder(checkpoint_.output, options_.force ? Existing::replace : Existing::refuse);
+  write_model(*network_, recipe_.data, vocabulary(), folder.building());
+  if (network_->store().masked())
+    save_masks(fs::path(folder.building()) / "masks.safetensors", network_->store());
+  folder.commit();
+}
+
+void Run::save_model_folder(const std::string& name, WeightEncoding encoding) {
+  save_model(*network_, recipe_.data, vocabulary(), folder_ / name, Existing::replace, encoding);
+}
+
+ModelMetrics Run::measure(const std::string& stage, Network& network, int64_t steps) {
+  const auto [source, split] = held_out(data_);
+  return metrics_of(evaluate(network, *source, stage, options_.listener, options_.stop), split, steps);
+}
+
+void Run::write_metrics() const {
+  if (checkpoint_.report.epochs.empty() && !fs::exists(folder_ / "metrics.jsonl")) return;
+  std::string text;
+  for (const EpochRecord& epoch : checkpoint_.report.epochs) text += epoch_line(epoch) + "\n";
+  write_file(path("metrics.jsonl"), text, Existing::replace);
+}
+
+void Run::write_report() {
+  write_file(path("report.json"), report_json(report()), Existing::replace);
+  write_file(path("report.html"), report_html(report()), Existing::replace);
+}
+
+uint64_t Run::weight_file_bytes(const std::string& name) const {
+  return static_cast<uint64_t>(fs::file_size(folder_ / name / "weights.safetensors"));
+}
+
+}  // namespace
+
+RunReport run_recipe(const Recipe& recipe, const fs::path& folder, const RunOptions& options) {
+  return Run("run", recipe, folder, options).execute();
+}
+
+RunReport resume_run(const fs::path& folder, const RunOptions& options) {
+  return Run(folder, options).execute();
+}
+
+RunReport train_model(const Recipe& recipe, const fs::path& output, const RunOptions& options) {
+  return Run("train", recipe, output.string() + ".run", options, output).execute();
+}
+
+RunReport retrain_model(const fs::path& model, const Recipe& recipe, const fs::path& output,
+                        const RunOptions& options) {
+  return Run("retrain", recipe, output.string() + ".run", options, output, model).execute();
+}
+
+int64_t gradients_of(const fs::path& model, const Recipe& recipe, const fs::path& output,
+                     const RunOptions& options) {
+  check_output(output.string(), options.force ? Existing::replace : Existing::refuse);
+  const auto backend = open_backend(recipe.device, {.threads = static_cast<int>(recipe.threads)});
+  const ModelDescription description = read_model(model);
+  const DataSet data =
+      open_data(recipe.data, recipe.seed, description.vocabulary ? &*description.vocabulary : nullptr,
+                description.model.loss);
+  const std::unique_ptr<Network> network = load_model(*backend, model);
+  check_same_shape(network->data_shape(), data.shape, model);
+  const GradientStatistics statistics = collect_gradients(
+      *network, *data.train, recipe.prune, recipe.train.loss_reduction, 0, options.listener, options.stop);
+  save_gradients(output, network->store(), statistics, options.force);
+  return statistics.batches;
+}
+
+EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& evaluate_options,
+                              const RunOptions& options) {
+  const auto backend =
+      open_backend(evaluate_options.device, {.threads = static_cast<int>(evaluate_options.threads)});
+  const ModelDescription description = read_model(model);
+  DataConfig data = description.data;
+  if (evaluate_options.batch_size > 0) data.batch_size = evaluate_options.batch_size;
+  if (evaluate_options.steps > 0) data.steps = evaluate_options.steps;
+  const std::unique_ptr<Network> network = load_model(*backend, model);
+  if (evaluate_options.sparse) network->use_layout("csr");
+  const std::unique_ptr<BatchSource> source =
+      open_split(data, evaluate_options.data.string(), description.shape,
+                 description.vocabulary ? &*description.vocabulary : nullptr);
+  EvaluateReport report;
+  report.metrics = metrics_of(evaluate(*network, *source, "evaluate", options.listener, options.stop),
+                              evaluate_options.data.string(), 0);
+  report.metric = metric_of(description.shape);
+  report.unit = unit_of(description.shape);
+  report.weight_bytes = static_cast<uint64_t>(network->weight_bytes());
+  return report;
+}
+
+namespace {
+
+/// The recurrent matrices of a file in PyTorch's names have gates, which W_hh [G·H, H] gives away.
+int64_t gates_of(const WeightFile& file, const FileTensor& tensor) {
+  const size_t at = tensor.name.find("weight_");
+  if (at == std::string::npos) return 1;
+  std::string recurrent = tensor.name;
+  if (recurrent.compare(at, 10, "weight_ih_") == 0) recurrent.replace(at, 10, "weight_hh_");
+  if (recurrent.compare(at, 10, "weight_hh_") != 0 || !file.contains(recurrent)) return 1;
+  const std::vector<int64_t>& shape = file.tensor(recurrent).shape;
+  if (shape.size() != 2 || shape[1] == 0 || shape[0] % shape[1] != 0) return 1;
+  const int64_t gates = shape[0] / shape[1];
+  return gates == 3 || gates == 4 ? gates : 1;
+}
+
+bool is_recurrent(const std::string& name) {
+  return name.find("weight_ih_l") != std::string::npos || name.find("weight_hh_l") != std::string::npos;
+}
+
+/// One tensor of a plain file of weights, in memory.
+struct PlainTensor {
+  std::vector<std::byte> raw;  // as in the file
+  std::vector<float> values;   // as selection sees them; f64 tensors are scored from `raw`
+  std::vector<float> statistic;
+  std::vector<double> statistic64;
+  std::vector<uint64_t> mask;
+};
+
+PruneReport prune_file(const fs::path& weights, const fs::path& gradients, const PruneConfig& config,
+                       uint64_t seed, const fs::path& output, bool sparse_encoding, Backend& backend,
+                       Existing existing) {
+  const std::unique_ptr<WeightFile> file = open_weights(weights.string());
+  const std::unique_ptr<WeightFile> statistics =
+      gradients.empty() ? nullptr : open_weights(gradients.string());
+  const Statistic kind = statistic_of(find_criterion(config.criterion));
+  const char* const suffix = kind == Statistic::sum        ? ".sum"
+                             : kind == Statistic::absolute ? ".absolute"
+                                                           : ".squared";
+  const std::vector<FileTensor>& tensors = file->tensors();
+  const bool recurrent =
+      std::any_of(tensors.begin(), tensors.end(), [](const FileTensor& t) { return is_recurrent(t.name); });
+  std::vector<PlainTensor> held(tensors.size());
+  std::vector<MemoryTensor> sources;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const FileTensor& tensor = tensors[i];
+    PlainTensor& plain = held[i];
+    plain.raw.resize(static_cast<size_t>(tensor.bytes()));
+    if (tensor.size() != 0) file->read(i, 0, tensor.size(), plain.raw.data());
+    if (!is_floating(tensor.dtype)) continue;
+    MemoryTensor& source = sources.emplace_back();
+    source.info.name = tensor.name;
+    source.info.shape = tensor.shape;
+    source.info.gates = gates_of(*file, tensor);
+    source.info.gate_names = source.info.gates == 4 ? "ifgo" : source.info.gates == 3 ? "rzn" : "";
+    source.info.prunable = recurrent ? is_recurrent(tensor.name) : tensor.shape.size() >= 2;
+    plain.mask.assign(static_cast<size_t>((tensor.size() + 63) / 64), ~uint64_t{0});
+    source.mask = plain.mask.data();
+    const void* statistic = nullptr;
+    const std::string name = tensor.name + suffix;
+    const bool known = kind != Statistic::none && statistics && statistics->contains(name);
+    if (known && statistics->tensor(name).shape != tensor.shape) {
+      bad_input("{}: tensor \"{}\" has another shape than \"{}\" of {}", gradients.string(), name,
+                tensor.name, weights.string());
+    }
+    if (tensor.dtype == DType::f64) {
+      source.info.dtype = DType::f64;
+      source.weights = plain.raw.data();
+      if (known) plain.statistic64 = statistics->read_f64(name);
+      statistic = plain.statistic64.data();
+    } else {
+      plain.values = file->read_f32(tensor.name);
+      source.weights = plain.values.data();
+      if (known) plain.statistic = statistics->read_f32(name);
+      statistic = plain.statistic.data();
+    }
+    if (!known) continue;
+    (kind == Statistic::sum        ? source.sum
+     : kind == Statistic::absolute ? source.absolute
+                                   : source.squared) = statistic;
+  }
+  MemorySource source(backend, std::move(sources));
+  PruneReport report;
+  report.outcome = prune(source, config, seed);
+
+  // The file's own bits, +0 where cut: whatever the type, +0 is all bits zero.
+  SafetensorsWriter writer(output.string(), tensors, file->metadata(), existing);
+  std::vector<FileTensor> masked;
+  std::map<std::string, std::string> shapes;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto width = static_cast<size_t>(size_of(tensors[i].dtype));
+    bool cut = false;
+    for (size_t e = 0; !held[i].mask.empty() && e < static_cast<size_t>(tensors[i].size()); ++e) {
+      if (held[i].mask[e / 64] >> (e % 64) & 1) continue;
+      std::memset(held[i].raw.data() + e * width, 0, width);
+      cut = true;
+    }
+    writer.write(tensors[i].name, held[i].raw.data(), tensors[i].size());
+    if (!cut) continue;
+    masked.push_back({tensors[i].name, DType::u8, {(tensors[i].size() + 7) / 8}});
+    shapes["shape:" + tensors[i].name] = fmt::format("{}", fmt::join(tensors[i].shape, ","));
+  }
+  writer.finish();
+  if (sparse_encoding) encode_sparse(SafetensorsFile(output.string()), output.string(), Existing::replace);
+  SafetensorsWriter masks(output.string() + ".masks.safetensors", masked, std::move(shapes), existing);
+  for (const FileTensor& tensor : masked) {
+    masks.write(tensor.name, held[file->index(tensor.name)].mask.data(), tensor.size());
+  }
+  masks.finish();
+  for (size_t i = 0; i < tensors.size(); ++i)
+    report.bytes_before += static_cast<uint64_t>(file->stored_bytes(i));
+  report.bytes_after = static_cast<uint64_t>(fs::file_size(output));
+  return report;
+}
+
+}  // namespace
+
+PruneReport prune_model(const fs::path& weights, const fs::path& gradients, const PruneConfig& config,
+                        uint64_t seed, const fs::path& output, bool sparse_encoding,
+                        const std::string& device, int64_t threads, const RunOptions& options) {
+  const Existing existing = options.force ? Existing::replace : Existing::refuse;
+  check_output(output.string(), existing);
+  const auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
+  if (!is_model_folder(weights)) {
+    return prune_file(weights, gradients, config, seed, output, sparse_encoding, *backend, existing);
+  }
+  const ModelDescription description = read_model(weights);
+  const std::unique_ptr<Network> network = load_model(*backend, weights);
+  ParameterStore& store = network->store();
+  if (const fs::path masks = weights / "masks.safetensors"; fs::exists(masks)) load_masks(masks, store);
+  const Statistic kind = statistic_of(find_criterion(config.criterion));
+  GradientStatistics statistics;
+  if (kind != Statistic::none) {
+    if (gradients.empty()) {
+      bad_input("prune.criterion \"{}\" scores by gradients; expected a file of them, found none",
+                config.criterion);
+    }
+    statistics = load_gradients(gradients, store);
+  }
+  PruneReport report;
+  report.outcome = prune_store(store, config, seed, kind, statistics.of(kind), -1.0);
+  report.bytes_before = static_cast<uint64_t>(fs::file_size(weights / "weights.safetensors"));
+  AtomicFolder folder(output.string(), existing);
+  report.bytes_after = static_cast<uint64_t>(
+      write_model(*network, description.data, description.vocabulary ? &*description.vocabulary : nullptr,
+                  folder.building(), sparse_encoding ? WeightEncoding::sparse : WeightEncoding::plain));
+  save_masks(fs::path(folder.building()) / "masks.safetensors", store);
+  folder.commit();
+  return report;
+}
+
+}  // namespace coppice
