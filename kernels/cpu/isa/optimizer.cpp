@@ -132,19 +132,35 @@ void update(const UpdateNumbers& numbers, float* values, const float* gradients,
   }
 }
 
+/// sums += the squares of g's lanes, the lower and the upper half apart; exact products, since 2·24 bits fit
+/// in 53.
+inline void add_squares(Floats g, Doubles* sums) {
+  HalfFloats half[2];
+  __builtin_memcpy(half, &g, sizeof(g));
+  const Doubles lower = widen(half[0]);
+  const Doubles upper = widen(half[1]);
+  sums[0] += lower * lower;
+  sums[1] += upper * upper;
+}
+
+// Whole words of 64 elements at a time, so that which of the running sums an element goes to is known at
+// compile time and they stay in registers.
 double sum_of_squares(const float* gradients, const uint64_t* mask, int64_t n) {
   Doubles sums[4] = {};
-  const auto add = [&sums](int64_t pair, Floats g) {
-    HalfFloats half[2];
-    __builtin_memcpy(half, &g, sizeof(g));
-    for (int k = 0; k < 2; ++k) {
-      const Doubles d = __builtin_convertvector(half[k], Doubles);
-      sums[2 * pair + k] += d * d;
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    const uint64_t word = mask ? mask[i / 64] : kKeepAll;
+#pragma GCC unroll 16
+    for (int k = 0; k < 64; k += kLanes) {
+      add_squares(keep(load(gradients + i + k, AllLanes{}), word >> k), sums + k / kLanes % 2 * 2);
     }
-  };
-  for_each_masked(n, mask, [&](int64_t i, auto lanes, uint64_t bits) {
-    add(i / kLanes % 2, keep(load(gradients + i, lanes), bits));
-  });
+  }
+  if (i < n) {
+    const uint64_t word = mask ? mask[i / 64] : kKeepAll;
+    for_each_register(n - i, [&](int64_t k, auto lanes) {
+      add_squares(keep(load(gradients + i + k, lanes), word >> k), sums);
+    });
+  }
   return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 

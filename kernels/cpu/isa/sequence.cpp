@@ -75,14 +75,18 @@ void scale(float* x, int64_t n, float factor) {
 constexpr int kBlocks = kLanes / 2;  // Philox blocks at once: one a 64-bit lane
 constexpr int kDraws = 4 * kBlocks;  // two registers of floats
 
-/// The upper 24 bits of the draws of blocks first, first + 1, …, kBlocks of them, in the order of random.hpp.
-/// The counters live in the lower halves of 64-bit lanes, because the product of two 32-bit words fills the
-/// whole.
-inline void draw(RandomStream stream, uint64_t first, uint32_t* bits) {
-  Words block;
-  for (int i = 0; i < kBlocks; ++i) block[i] = first + static_cast<uint64_t>(i);
-  Words c0 = block, c1 = block >> 32;
-  Words c2 = (Words{} | (stream.counter & 0xffff'ffffu)), c3 = (Words{} | (stream.counter >> 32));
+/// The draws of blocks first, first + 1, …, kBlocks of them, in the order of random.hpp, as two registers of
+/// their upper 24 bits. The counters live in the lower halves of 64-bit lanes, because the product of two
+/// 32-bit words fills the whole.
+struct Draws {
+  Ints bits[2];
+};
+inline Draws draw(RandomStream stream, uint64_t first) {
+  Words c0;
+  for (int i = 0; i < kBlocks; ++i) c0[i] = static_cast<uint64_t>(i);
+  c0 += first;
+  Words c1 = c0 >> 32;
+  Words c2 = Words{} | stream.counter, c3 = Words{} | (stream.counter >> 32);
   uint32_t key0 = static_cast<uint32_t>(stream.key), key1 = static_cast<uint32_t>(stream.key >> 32);
   const Words multiplier0 = Words{} | uint64_t{0xd251'1f53u}, multiplier1 = Words{} | uint64_t{0xcd9e'8d57u};
   for (int round = 0; round < 10; ++round) {
@@ -96,26 +100,40 @@ inline void draw(RandomStream stream, uint64_t first, uint32_t* bits) {
     key0 += 0x9e37'79b9u;
     key1 += 0xbb67'ae85u;
   }
-  for (int i = 0; i < kBlocks; ++i) {
-    bits[4 * i + 0] = static_cast<uint32_t>(c0[i]) >> 8;
-    bits[4 * i + 1] = static_cast<uint32_t>(c1[i]) >> 8;
-    bits[4 * i + 2] = static_cast<uint32_t>(c2[i]) >> 8;
-    bits[4 * i + 3] = static_cast<uint32_t>(c3[i]) >> 8;
+  const Words words01 = (c0 & 0xffff'ffffu) | (c1 << 32), words23 = (c2 & 0xffff'ffffu) | (c3 << 32);
+  Words lower, upper;  // which of the 2·kBlocks pairs stands where
+  for (uint64_t i = 0; i < kBlocks; ++i) {
+    lower[i] = i % 2 * kBlocks + i / 2;
+    upper[i] = lower[i] + kBlocks / 2;
   }
+  const auto packed = [&](Words order) {
+    const Words pairs = __builtin_shuffle(words01, words23, order);
+    return reinterpret_cast<Ints>((pairs >> 8) & 0x00ff'ffff'00ff'ffffu);
+  };
+  return {{packed(lower), packed(upper)}};
 }
 
 void dropout(const float* x, float* y, int64_t n, RandomStream stream, uint64_t first, uint32_t threshold,
              float factor) {
-  uint32_t bits[kDraws];
   uint64_t block = first / 4;
+  const auto limit = static_cast<int32_t>(threshold);
   int64_t skip = static_cast<int64_t>(first % 4);  // a row may begin inside a block
-  for (int64_t i = 0; i < n;) {
-    draw(stream, block, bits);
-    const int64_t count = n - i < kDraws - skip ? n - i : kDraws - skip;
-    for (int64_t k = 0; k < count; ++k) y[i + k] = bits[skip + k] < threshold ? 0.0f : x[i + k] * factor;
-    i += count;
-    block += kBlocks;
-    skip = 0;
+  for (int64_t i = 0; i < n; block += kBlocks) {
+    const Draws draws = draw(stream, block);
+    if (skip == 0 && i + kDraws <= n) {
+      for (int k = 0; k < 2; ++k) {
+        const Floats scaled = load(x + i + k * kLanes, AllLanes{}) * factor;
+        store(y + i + k * kLanes, draws.bits[k] < limit ? Floats{} : scaled, AllLanes{});
+      }
+      i += kDraws;
+    } else {
+      int32_t bits[kDraws];
+      store_as(bits, draws);
+      const int64_t count = n - i < kDraws - skip ? n - i : kDraws - skip;
+      for (int64_t k = 0; k < count; ++k) y[i + k] = bits[skip + k] < limit ? 0.0f : x[i + k] * factor;
+      i += count;
+      skip = 0;
+    }
   }
 }
 

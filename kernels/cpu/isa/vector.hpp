@@ -149,6 +149,18 @@ inline Words multiply_low(Words a, Words b) {
 #endif
 }
 
+/// Exactly. Not __builtin_convertvector where there is an instruction: g++ 12 makes quarters and joins them
+/// again.
+inline Doubles widen(HalfFloats x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, x);
+#elif defined(__AVX2__)
+  return _mm256_cvtps_pd(x);
+#else
+  return __builtin_convertvector(x, Doubles);
+#endif
+}
+
 /// Sums in a fixed tree: the same bits for the same lanes, whoever calls.
 inline float sum_of_lanes(Floats x) {
   float lanes[kLanes];
