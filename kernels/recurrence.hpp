@@ -30,7 +30,8 @@ constexpr std::string_view gate_names(Cell cell) {  // one letter a gate; "h" fo
 /// t is slot t + 1 and the state after it slot t: the caller fills slot T, the last state ends in slot 0.
 ///
 /// `lengths` [B] (empty: all T) gives each stream's valid steps, 0..T. At steps t >= length the state is
-/// carried on unchanged, `output` is 0, and backward gives exact zeros in `d_gates`.
+/// carried on unchanged, `gates`, `candidate_hidden` and `output` are 0, and backward gives exact zeros in
+/// `d_gates` and `d_recurrent`.
 struct RecurrenceForward {
   Cell cell{};
   int64_t steps = 0;   // T

@@ -130,6 +130,9 @@ void forward_streams(const RecurrenceForward& s, const CellKernels& kernels, con
           copy_rows<float>(s.cell_states.row_slice(before + begin, rows),
                            s.cell_states.row_slice(after + begin, rows));
         }
+        // Whether a product reached these rows depends on their neighbours, and so on the slices.
+        zero_rows(s.gates.row_slice(row, rows));
+        if (gru) zero_rows(s.candidate_hidden.row_slice(row, rows));
         if (s.output.data != nullptr) zero_rows(s.output.row_slice(row, rows));
         return;
       }

@@ -1,0 +1,413 @@
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/dispatch.hpp"
+#include "kernels/cpu/isa/cells.hpp"
+#include "recurrence_reference.hpp"
+
+namespace coppice::test {
+namespace {
+
+constexpr Cell kCells[] = {Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid, Cell::lstm, Cell::gru};
+
+// The reference first: its backward pass against central differences of its forward pass.
+TEST(RecurrenceReference, BackwardAgreesWithCentralDifferences) {
+  Random random;
+  SCOPED_TRACE("COPPICE_TEST_SEED=" + std::to_string(random.seed()));
+  for (const Cell cell : kCells) {
+    if (cell == Cell::rnn_relu) continue;  // a kink; its derivative is a comparison
+    for (const bool reverse : {false, true}) {
+      for (const bool with_lengths : {false, true}) {
+        RecurrenceReference r = random_recurrence(random, cell, reverse, with_lengths, 4, 3, 3);
+        r.forward();
+        r.backward();
+        SCOPED_TRACE(r.name());
+        const auto expect_gradient = [&](Doubles RecurrenceReference::*input, const Doubles& gradient) {
+          for (size_t i = 0; i < gradient.size(); ++i) {
+            RecurrenceReference moved = r;
+            const double step = 1e-5;
+            (moved.*input)[i] += step;
+            moved.forward();
+            const double above = moved.loss();
+            (moved.*input)[i] -= 2 * step;
+            moved.forward();
+            EXPECT_NEAR(gradient[i], (above - moved.loss()) / (2 * step), 1e-8 * (1 + std::abs(gradient[i])));
+          }
+        };
+        expect_gradient(&RecurrenceReference::preactivation, r.d_gates);
+        expect_gradient(&RecurrenceReference::first_hidden, r.d_hidden);
+        if (cell == Cell::lstm) expect_gradient(&RecurrenceReference::first_cell, r.d_cell);
+        // dW_hh = d_recurrentᵀ·(states before each step), as recurrence.hpp says; b_hn's gradient likewise.
+        Doubles d_weight(r.weight.size(), 0.0), d_bias(static_cast<size_t>(r.H), 0.0);
+        for (int64_t row = 0; row < r.T * r.B; ++row) {
+          const int64_t before = r.slot_before(row / r.B) * r.B + row % r.B;
+          for (int64_t o = 0; o < r.width(); ++o) {
+            const double d = RecurrenceReference::at(r.d_recurrent, row, r.width(), o);
+            for (int64_t i = 0; i < r.H; ++i) {
+              d_weight[static_cast<size_t>(o * r.H + i)] +=
+                  d * RecurrenceReference::at(r.hidden_states, before, r.H, i);
+            }
+            if (o >= 2 * r.H) d_bias[static_cast<size_t>(o % r.H)] += d;
+          }
+        }
+        expect_gradient(&RecurrenceReference::weight, d_weight);
+        if (cell == Cell::gru) expect_gradient(&RecurrenceReference::candidate_bias, d_bias);
+      }
+    }
+  }
+}
+
+/// A backend's run of a reference case: all tensors strided, poisoned, and fenced with sentinels.
+class DeviceRecurrence {
+ public:
+  DeviceRecurrence(Backend& backend, const RecurrenceReference& r, const char* layout)
+      : backend_(backend),
+        r_(r),
+        values_(backend, r.width(), r.H, narrow(r.weight), 0, 0),
+        weight_(backend.make_weight(layout, values_)),
+        bias_(backend, 1, r.H, narrow(r.candidate_bias)),
+        gates_(backend, r.T * r.B, r.width(), narrow(r.preactivation)),
+        hidden_states_(backend, (r.T + 1) * r.B, r.H),
+        cell_states_(backend, (r.T + 1) * r.B, r.H),
+        candidate_hidden_(backend, r.T * r.B, r.H),
+        output_(backend, r.T * r.B, r.H, {}, 40),
+        d_output_(backend, r.T * r.B, r.H, narrow(r.d_output), 40),
+        d_gates_(backend, r.T * r.B, r.width()),
+        d_recurrent_(backend, r.T * r.B, r.width()),
+        d_hidden_(backend, r.B, r.H, narrow(r.d_last_hidden)),
+        d_cell_(backend, r.B, r.H, narrow(r.d_last_cell)),
+        lengths_(backend, std::max<int64_t>(1, r.B) * 4, "lengths") {
+    if (!r.lengths.empty()) backend.upload(r.lengths, lengths_.vector<int32_t>(r.B));
+    TestMatrix hidden(backend, r.B, r.H, narrow(r.first_hidden)),
+        cell(backend, r.B, r.H, narrow(r.first_cell));
+    const int64_t first = r.reverse ? r.T * r.B : 0;
+    backend.copy(MatrixView<const float>(hidden), hidden_states_.view().row_slice(first, r.B));
+    backend.copy(MatrixView<const float>(cell), cell_states_.view().row_slice(first, r.B));
+  }
+
+  RecurrenceForward forward_arguments() {
+    RecurrenceForward s;
+    s.cell = r_.cell;
+    s.steps = r_.T;
+    s.batch = r_.B;
+    s.hidden = r_.H;
+    s.reverse = r_.reverse;
+    s.recurrent = weight_.get();
+    if (r_.cell == Cell::gru) s.candidate_bias = bias_.vector();
+    s.gates = gates_;
+    s.hidden_states = hidden_states_;
+    if (r_.cell == Cell::lstm) s.cell_states = cell_states_;
+    if (r_.cell == Cell::gru) s.candidate_hidden = candidate_hidden_;
+    s.output = output_;
+    if (!r_.lengths.empty()) s.lengths = lengths_.vector<int32_t>(r_.B);
+    return s;
+  }
+
+  RecurrenceBackward backward_arguments() {
+    RecurrenceBackward s;
+    s.cell = r_.cell;
+    s.steps = r_.T;
+    s.batch = r_.B;
+    s.hidden = r_.H;
+    s.reverse = r_.reverse;
+    s.recurrent = weight_.get();
+    s.gates = gates_.view();
+    s.hidden_states = hidden_states_.view();
+    if (r_.cell == Cell::lstm) s.cell_states = cell_states_.view();
+    if (r_.cell == Cell::gru) s.candidate_hidden = candidate_hidden_.view();
+    if (!r_.lengths.empty()) s.lengths = lengths_.vector<int32_t>(r_.B);
+    s.d_output = d_output_.view();
+    s.d_gates = d_gates_;
+    if (r_.cell == Cell::gru) s.d_recurrent = d_recurrent_;
+    s.d_hidden = d_hidden_;
+    if (r_.cell == Cell::lstm) s.d_cell = d_cell_;
+    return s;
+  }
+
+  void forward() { backend_.recurrence().forward(forward_arguments()); }
+  void backward() { backend_.recurrence().backward(backward_arguments()); }
+
+  std::vector<TestMatrix*> all() {
+    return {&gates_,   &hidden_states_, &cell_states_, &candidate_hidden_, &output_, &d_output_,
+            &d_gates_, &d_recurrent_,   &d_hidden_,    &d_cell_,           &values_};
+  }
+  void expect_untouched_around() {
+    for (TestMatrix* matrix : all()) matrix->expect_untouched_around();
+  }
+  /// The bits of everything that a run leaves behind.
+  std::vector<uint32_t> everything() {
+    std::vector<uint32_t> result;
+    for (TestMatrix* matrix : all()) {
+      const std::vector<uint32_t> more = bits(matrix->values());
+      result.insert(result.end(), more.begin(), more.end());
+    }
+    return result;
+  }
+
+  Backend& backend_;
+  const RecurrenceReference& r_;
+  TestMatrix values_;
+  std::unique_ptr<Weight> weight_;
+  TestMatrix bias_, gates_, hidden_states_, cell_states_, candidate_hidden_, output_;
+  TestMatrix d_output_, d_gates_, d_recurrent_, d_hidden_, d_cell_;
+  Buffer lengths_;
+};
+
+/// A few ulp for each step and for the length of the dot products behind each value.
+void expect_near(const std::vector<float>& actual, const Doubles& expected, const RecurrenceReference& r,
+                 const char* what, const std::vector<bool>& counts = {}) {
+  ASSERT_EQ(actual.size(), expected.size());
+  const double steps = static_cast<double>(r.T + 1), length = std::sqrt(static_cast<double>(r.width()));
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (!counts.empty() && !counts[i]) continue;
+    const double bound = 0x1p-24 * steps * (8 + length) * std::max(1.0, std::abs(expected[i]));
+    ASSERT_NEAR(actual[i], expected[i], bound) << what << " " << i << " of " << r.name();
+  }
+}
+
+class RecurrenceTest : public OpsTest {
+ protected:
+  void check(RecurrenceReference& r, const char* layout) {
+    SCOPED_TRACE(r.name() + ", " + layout);
+    r.forward();
+    DeviceRecurrence run(backend(), r, layout);
+    run.forward();
+    std::vector<bool> active_gates, active_units;  // past the end the gates are nobody's business
+    for (int64_t row = 0; row < r.T * r.B; ++row) {
+      const bool active = r.active(row / r.B, row % r.B);
+      active_gates.insert(active_gates.end(), static_cast<size_t>(r.width()), active);
+      active_units.insert(active_units.end(), static_cast<size_t>(r.H), active);
+    }
+    expect_near(run.gates_.values(), r.gates, r, "gate", active_gates);
+    expect_near(run.hidden_states_.values(), r.hidden_states, r, "hidden state");
+    expect_near(run.output_.values(), r.output, r, "output");
+    if (r.cell == Cell::lstm) expect_near(run.cell_states_.values(), r.cell_states, r, "cell state");
+    if (r.cell == Cell::gru) {
+      expect_near(run.candidate_hidden_.values(), r.candidate_hidden, r, "candidate", active_units);
+    }
+    const std::vector<float> output = run.output_.values();
+    for (size_t i = 0; i < output.size(); ++i) {
+      if (!active_units[i]) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(output[i]), 0u) << "output past the end";
+      }
+    }
+    run.expect_untouched_around();
+    if (HasFatalFailure()) return;
+
+    // Backward from the very floats that forward left, so that only its own rounding is looked at.
+    RecurrenceReference from = r;
+    from.gates = widen(run.gates_.values());
+    from.hidden_states = widen(run.hidden_states_.values());
+    from.cell_states = widen(run.cell_states_.values());
+    from.candidate_hidden = widen(run.candidate_hidden_.values());
+    from.backward();
+    run.backward();
+    expect_near(run.d_gates_.values(), from.d_gates, r, "d_gate");
+    expect_near(run.d_hidden_.values(), from.d_hidden, r, "d_hidden");
+    if (r.cell == Cell::lstm) expect_near(run.d_cell_.values(), from.d_cell, r, "d_cell");
+    if (r.cell == Cell::gru) expect_near(run.d_recurrent_.values(), from.d_recurrent, r, "d_recurrent");
+    const std::vector<float> d_gates = run.d_gates_.values();
+    for (size_t i = 0; i < d_gates.size(); ++i) {
+      if (!active_gates[i]) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(d_gates[i]), 0u) << "gradient past the end";
+      }
+    }
+    run.expect_untouched_around();
+  }
+
+  /// Every cell, direction and padding with the given shape.
+  template <class F>
+  void for_each_kind(F f) {
+    for (const Cell cell : kCells) {
+      for (const bool reverse : {false, true}) {
+        for (const bool with_lengths : {false, true}) {
+          f(cell, reverse, with_lengths);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+};
+
+TEST_P(RecurrenceTest, AgreesWithReference) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    for (const int64_t H : {1, 3, 31, 33}) {
+      for (const int64_t T : {0, 1, 5}) {
+        for (const int64_t B : {int64_t{1}, random_.one_of(std::vector<int64_t>{3, 8, 20, 33})}) {
+          RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, T, B, H, 0.6f);
+          check(r, "dense");
+          check(r, "csr");
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  });
+}
+
+TEST_P(RecurrenceTest, WideLayersAgreeWithReference) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    const int64_t B = random_.one_of(std::vector<int64_t>{1, 3, 8});
+    RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 2, B, 257, 0.9f);
+    for (const char* layout : {"dense", "csr"}) check(r, layout);
+  });
+}
+
+TEST_P(RecurrenceTest, StartsFromZeroState) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 3, 5, 33);
+    r.first_hidden.assign(r.first_hidden.size(), 0.0);
+    check(r, "dense");
+  });
+}
+
+TEST_P(RecurrenceTest, SameBitsForAnyNumberOfThreads) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    for (const int64_t B : {1, 3, 20}) {
+      const RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 3, B, 129, 0.5f);
+      for (const char* layout : {"dense", "csr"}) {
+        std::vector<uint32_t> expected;
+        for (const int threads : {1, 2, 3}) {
+          const std::unique_ptr<Backend> backend = open(threads);
+          DeviceRecurrence run(*backend, r, layout);
+          run.forward();
+          run.backward();
+          const std::vector<uint32_t> found = run.everything();
+          if (expected.empty()) expected = found;
+          const auto place = std::mismatch(found.begin(), found.end(), expected.begin()).first;
+          ASSERT_EQ(place, found.end())
+              << r.name() << ", " << layout << ", " << threads << " threads: value " << place - found.begin();
+        }
+      }
+    }
+  });
+}
+
+// What callers may do to save memory and time gives the same numbers.
+TEST_P(RecurrenceTest, OutputsMayShareMemory) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    const RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 4, 5, 33);
+    DeviceRecurrence apart(backend(), r, "dense"), together(backend(), r, "dense");
+    apart.forward();
+    RecurrenceForward forward = together.forward_arguments();
+    forward.output = with_lengths ? MatrixView<float>{}
+                                  : together.hidden_states_.view().row_slice(reverse ? 0 : r.B, r.T * r.B);
+    backend().recurrence().forward(forward);
+    EXPECT_EQ(bits(together.hidden_states_.values()), bits(apart.hidden_states_.values()));
+
+    apart.backward();
+    RecurrenceBackward backward = together.backward_arguments();
+    backward.d_gates = together.gates_;  // in place
+    backend().recurrence().backward(backward);
+    EXPECT_EQ(bits(together.gates_.values()), bits(apart.d_gates_.values()));
+    EXPECT_EQ(bits(together.d_hidden_.values()), bits(apart.d_hidden_.values()));
+  });
+}
+
+TEST_P(RecurrenceTest, NoStateGradientMeansZeroIn) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 4, 5, 33);
+    r.d_last_hidden.assign(r.d_last_hidden.size(), 0.0);
+    r.d_last_cell.assign(r.d_last_cell.size(), 0.0);
+    DeviceRecurrence given(backend(), r, "dense"), absent(backend(), r, "dense");
+    given.forward();
+    given.backward();
+    absent.forward();
+    RecurrenceBackward backward = absent.backward_arguments();
+    backward.d_hidden = {};
+    backward.d_cell = {};
+    backend().recurrence().backward(backward);
+    EXPECT_EQ(bits(absent.d_gates_.values()), bits(given.d_gates_.values()));
+  });
+}
+
+TEST_P(RecurrenceTest, RefusesWhatDoesNotFit) {
+  const RecurrenceReference r = random_recurrence(random_, Cell::lstm, false, true, 2, 3, 4);
+  DeviceRecurrence run(backend(), r, "dense");
+  const auto refuses = [&](const char* fragment, auto change) {
+    RecurrenceForward s = run.forward_arguments();
+    change(s);
+    expect_error(ErrorKind::bad_input, fragment, [&] { backend().recurrence().forward(s); });
+  };
+  refuses("gates is [6, 16], expected [9, 16]", [](auto& s) { s.steps = 3; });
+  refuses("recurrent weight is [16, 4], expected [12, 4]", [](auto& s) { s.cell = Cell::gru; });
+  refuses("no recurrent weight", [](auto& s) { s.recurrent = nullptr; });
+  refuses("cell_states is [0, 0], expected [9, 4]", [](auto& s) { s.cell_states = {}; });
+  refuses("lengths has 2 elements, expected 3", [](auto& s) { s.lengths.size = 2; });
+  refuses("output has a stride of 3", [](auto& s) { s.output.stride = 3; });
+  refuses("gates lies on cuda:0, expected cpu", [](auto& s) { s.gates.device = {Device::Type::cuda, 0}; });
+  const std::vector<int32_t> wrong = {2, 3, 0};
+  backend().upload(wrong, run.lengths_.vector<int32_t>(3));
+  refuses("lengths[1] is 3, expected 0 to 2", [](auto&) {});
+
+  run.forward_arguments();
+  RecurrenceBackward s = run.backward_arguments();
+  s.d_hidden.cols = 3;
+  expect_error(ErrorKind::bad_input, "d_hidden is [3, 3], expected [3, 4]",
+               [&] { backend().recurrence().backward(s); });
+}
+
+// The functions under the gates, over all magnitudes: at most 2 ulp, and the right limits.
+class VectorMathTest : public RecurrenceTest {
+ protected:
+  using Function = void (*)(const float*, float*, int64_t);
+
+  const cpu::CellKernels& kernels() {
+    using namespace cpu;
+    const Isa isa = GetParam().isa == "avx512" ? Isa::avx512
+                    : GetParam().isa == "avx2" ? Isa::avx2
+                                               : Isa::baseline;
+    return COPPICE_KERNELS(isa, cell_kernels);
+  }
+
+  static double ulps(float value, double expected) {
+    if (std::isnan(expected)) return std::isnan(value) ? 0 : HUGE_VAL;
+    if (std::isinf(static_cast<float>(expected))) return std::isinf(value) ? 0 : HUGE_VAL;
+    const int exponent = expected == 0.0 ? -126 : std::max(-126, std::ilogb(expected));
+    return std::abs(value - expected) / std::ldexp(1.0, exponent - 23);
+  }
+
+  template <class Expected>
+  void expect_accurate(Function function, Expected expected) {
+    // Every 4099th float, from a random one on; then the numbers where something happens.
+    std::vector<float> x;
+    for (uint64_t b = static_cast<uint64_t>(random_.below(4099)); b <= 0xffff'ffffu; b += 4099) {
+      x.push_back(std::bit_cast<float>(static_cast<uint32_t>(b)));
+    }
+    for (const float v : {0.0f, 1e-45f, 1e-38f, 0.5625f, 1.0f, 9.0f, 10.0f, 17.0f, 87.0f, 87.4f, 88.72f,
+                          88.73f, 89.0f, 103.9f, 104.0f, 3e38f, HUGE_VALF, NAN}) {
+      x.push_back(v);
+      x.push_back(-v);
+    }
+    std::vector<float> y(x.size(), kPoison);
+    function(x.data(), y.data(), static_cast<int64_t>(x.size()));
+    double worst = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double error = ulps(y[i], expected(static_cast<double>(x[i])));
+      ASSERT_LE(error, 2.0) << "at " << x[i] << ": " << y[i];
+      worst = std::max(worst, error);
+    }
+    RecordProperty("worst_ulp", std::to_string(worst));
+    for (int64_t n = 0; n < 40; ++n) {  // tails: the same values, and nothing past the end
+      std::vector<float> part(static_cast<size_t>(n) + 1, kSentinel);
+      function(x.data(), part.data(), n);
+      EXPECT_EQ(0, std::memcmp(part.data(), y.data(), static_cast<size_t>(n) * 4));
+      EXPECT_EQ(bits({part.back()}), bits({kSentinel}));
+    }
+  }
+};
+
+TEST_P(VectorMathTest, Exponential) {
+  expect_accurate(kernels().exponential, [](double x) { return std::exp(x); });
+}
+TEST_P(VectorMathTest, HyperbolicTangent) {
+  expect_accurate(kernels().hyperbolic_tangent, [](double x) { return std::tanh(x); });
+}
+TEST_P(VectorMathTest, Logistic) {
+  expect_accurate(kernels().logistic, [](double x) { return logistic(x); });
+}
+
+COPPICE_FOR_ALL_BACKENDS(RecurrenceTest);
+COPPICE_FOR_ALL_BACKENDS(VectorMathTest);
+
+}  // namespace
+}  // namespace coppice::test
