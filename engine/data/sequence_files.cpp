@@ -123,6 +123,7 @@ class TsReader {
       set_dimensions(static_cast<int64_t>(*number));
     }
     if (key == "@univariate" && value == "true") set_dimensions(1);
+    if (key == "@equallength") equal_length_ = value == "true";
     if (key == "@classlabel") {
       if (lowercase(take_field(rest, ' ')) != "true")
         refuse("@classLabel is not true: sequences need labels");
@@ -166,6 +167,11 @@ class TsReader {
         refuse(fmt::format("dimension {} has {} values, but dimension 1 has {}", d + 1, values, length));
       }
     }
+    // While lines are read, offsets holds only where sequences end: the first is the first one's length.
+    if (equal_length_ && !sequences_.data.offsets.empty() && length != sequences_.data.offsets.front()) {
+      refuse(fmt::format("{} steps, but @equalLength is true and the first sequence has {}", length,
+                         sequences_.data.offsets.front()));
+    }
     const std::string label(fields.back());
     if (label.empty()) refuse("the label is empty");
     if (!declared_.empty() && declared_.count(label) == 0) {
@@ -203,6 +209,7 @@ class TsReader {
   std::string path_;
   int64_t line_ = 0;
   bool labelled_ = false;
+  bool equal_length_ = false;
   std::set<std::string> declared_;
   std::vector<std::string> names_;
   LabelledSequences sequences_;

@@ -188,6 +188,7 @@ TEST(Ts, BadFilesNameFileAndLine) {
   refused(ts_file("a\n"), {"bad.ts:8", "separated by ':'"});
   refused(ts_file("1:2:3:a\n"), {"bad.ts:8", "3 dimensions, but 2"});
   refused(ts_file("1,2:3:a\n"), {"bad.ts:8", "dimension 2 has 1 values", "has 2"});
+  refused("@equalLength true\n" + ts_file("1:2:a\n1,2:3,4:b\n"), {"bad.ts:10", "2 steps", "@equalLength"});
   refused(ts_file(":2:a\n"), {"bad.ts:8", "length 0"});
   refused(ts_file("1,x:2,3:a\n"), {"bad.ts:8", "value 2 of dimension 1", "\"x\""});
   for (const char* odd : {"?", "", "nan", "inf", "1e39", "1.2.3", "0x1p", "1 2", "--1"}) {

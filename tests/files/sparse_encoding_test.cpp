@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "tests/files/scratch.hpp"
 
@@ -194,6 +195,31 @@ TEST(SparseEncoding, KeepsTensorsThatBearItsNames) {
   ASSERT_EQ(sparse->tensors().size(), 3u);
   copy_weights(*sparse, scratch.path("again"));
   EXPECT_TRUE(slurp(scratch.path("again")) == slurp(scratch.path("plain")));
+}
+
+/// Reading is const for all formats, the ones that keep a place in a stream or make marks on demand included.
+TEST(WeightFile, SeveralThreadsMayRead) {
+  for (const char* name : {"numpy_deflated.npz", "numpy_fortran_deflated.npz", "sparse.safetensors"}) {
+    const auto file = open_weights(test::golden_file(name));
+    std::vector<std::vector<double>> expected;
+    for (const FileTensor& tensor : open_weights(test::golden_file(name))->tensors()) {
+      expected.push_back(open_weights(test::golden_file(name))->read_f64(tensor.name));
+    }
+    std::vector<int> wrong(4, 0);
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < wrong.size(); ++t) {
+      threads.emplace_back([&, t] {
+        for (size_t k = 0; k < 40; ++k) {
+          const size_t i = (k + t) % expected.size();
+          const std::vector<double> read = file->read_f64(file->tensors()[i].name);
+          wrong[t] += !read.empty() &&
+                      std::memcmp(read.data(), expected[i].data(), read.size() * sizeof(double)) != 0;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(wrong, std::vector<int>(4, 0)) << name;
+  }
 }
 
 TEST(SparseEncoding, TakesNothingOnTrust) {
