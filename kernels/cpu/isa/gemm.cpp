@@ -42,6 +42,12 @@ inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
+/// The depth in even blocks of at most kDepthBlock.
+inline int64_t depth_block(int64_t depth) {
+  const int64_t blocks = (depth + kDepthBlock - 1) / kDepthBlock;
+  return (depth + blocks - 1) / blocks;
+}
+
 // B's columns come in panels of kPanel, [depth][kPanel]; a rest of at most kLanes takes a half panel.
 inline int64_t panel_offset(int64_t panel, int64_t depth) {
   return panel * kPanel * depth;
@@ -111,8 +117,11 @@ void tile(const TileWork& work) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) w[p * V + v] = load(b + p * work.b_panel + v * kLanes);
     }
-    __builtin_prefetch(next_b);
-    if (kLanes == 16 && V == 2) __builtin_prefetch(next_b + kLanes);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      __builtin_prefetch(next_b + p * work.b_panel);
+      if (kLanes == 16 && V == 2) __builtin_prefetch(next_b + p * work.b_panel + kLanes);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const float x = a[r];
@@ -129,6 +138,9 @@ void tile(const TileWork& work) {
     for (int v = 0; v < kColumns; ++v) store(work.c + r * c_stride + v * kLanes, sum[r][v]);
   }
 }
+
+/// How far ahead of a stream that is read once its lines are asked for: 2 KiB cover the latency of memory.
+constexpr int64_t kStreamAhead = 512;
 
 using Tile = void (*)(const TileWork&);
 
@@ -348,24 +360,27 @@ inline TileWork tile_work(const GemmBlock& block, int64_t panel, int64_t row, in
   return work;
 }
 
-/// Few rows: panel by panel, all of A packed beforehand. While one slice of a panel is multiplied the next
-/// one is brought in, a share of it by every tile.
+/// Few rows: panel by panel, all of A packed beforehand. While one slice of a panel is multiplied the next one is
+/// brought in, a share of it by every tile.
 void multiply_few(const GemmBlock& block, float* scratch) {
   const RowSplit split(block.rows);
-  for (int64_t k0 = 0; k0 < block.depth; k0 += kDepthBlock) {
-    pack_a(block, 0, split, k0, min(kDepthBlock, block.depth - k0), scratch + k0 * block.rows);
+  const int64_t depth_step = depth_block(block.depth);
+  for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
+    pack_a(block, 0, split, k0, min(depth_step, block.depth - k0), scratch + k0 * block.rows);
   }
   const int64_t step = wide_panels(block.rows);
   for (int64_t p = block.first_panel; p < block.last_panel;) {
-    const bool wide =
-        step > 1 && p + step <= block.last_panel && panel_width(p + step - 1, block.columns) == kPanel;
+    const bool wide = step > 1 && p + step <= block.last_panel &&
+                      panel_width(p + step - 1, block.columns) == kPanel;
     const int64_t width = panel_width(p, block.columns), packed = packed_width(width);
-    for (int64_t k0 = 0; k0 < block.depth; k0 += kDepthBlock) {
-      const int64_t depth = min(kDepthBlock, block.depth - k0);
+    for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
+      const int64_t depth = min(depth_step, block.depth - k0);
       for (int64_t t = 0; t < split.tiles; ++t) {
-        TileWork work = tile_work(block, p, split.begin(t), k0, depth,
-                                  scratch + k0 * block.rows + split.begin(t) * depth);
+        TileWork work =
+            tile_work(block, p, split.begin(t), k0, depth, scratch + k0 * block.rows + split.begin(t) * depth);
         if (wide) {
+          work.next_b = work.b + kStreamAhead;
+          work.next_b_step = packed;
           tiles.wide[block.rows - 1](work);
           continue;
         }
@@ -378,22 +393,48 @@ void multiply_few(const GemmBlock& block, float* scratch) {
   }
 }
 
-void multiply_many(const GemmBlock& block, float* scratch) {
-  for (int64_t k0 = 0; k0 < block.depth; k0 += kDepthBlock) {
-    const int64_t depth = min(kDepthBlock, block.depth - k0);
-    for (int64_t row = 0; row < block.rows; row += kRowBlock) {
-      const RowSplit split(min(kRowBlock, block.rows - row));
-      pack_a(block, row, split, k0, depth, scratch);
-      for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
-        const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
-        for (int64_t t = 0; t < split.tiles; ++t) {
-          for (int64_t p = p0; p < p1; ++p) {
-            TileWork work =
-                tile_work(block, p, row + split.begin(t), k0, depth, scratch + split.begin(t) * depth);
-            work.next_c += p + 1 < p1 ? kPanel : split.size(t) * block.c_stride - (p - p0) * kPanel;
-            run_tile(split.size(t), panel_width(p, block.columns), work);
-          }
+/// Rows [row, row + rows) x depths [k0, k0 + depth) of A against the share's panels.
+void multiply_row_block(const GemmBlock& block, int64_t row, int64_t rows, int64_t k0, int64_t depth,
+                        float* scratch) {
+  const RowSplit split(rows);
+  pack_a(block, row, split, k0, depth, scratch);
+  for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
+    const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
+    for (int64_t t = 0; t < split.tiles; ++t) {
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t width = panel_width(p, block.columns);
+        TileWork work = tile_work(block, p, row + split.begin(t), k0, depth, scratch + split.begin(t) * depth);
+        if (p + 1 < p1) {
+          work.next_b += packed_width(width) * block.depth;
+          work.next_b_step = packed_width(width);
+          work.next_c += kPanel;
+        } else {
+          work.next_c += split.size(t) * block.c_stride - (p - p0) * kPanel;
         }
+        run_tile(split.size(t), width, work);
+      }
+    }
+  }
+}
+
+void multiply_many(const GemmBlock& block, float* scratch) {
+  const int64_t depth_step = depth_block(block.depth);
+  const int64_t columns = (block.last_panel - block.first_panel) * kPanel;
+  // What is read again from beyond L2: C for every block of the depth, or B for every block of the rows.
+  const int64_t c_again = 2 * block.rows * columns * ((block.depth - 1) / depth_step);
+  const int64_t b_again = block.depth * columns * ((block.rows - 1) / kRowBlock);
+  if (c_again <= b_again) {
+    for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
+      for (int64_t row = 0; row < block.rows; row += kRowBlock) {
+        multiply_row_block(block, row, min(kRowBlock, block.rows - row), k0, min(depth_step, block.depth - k0),
+                           scratch);
+      }
+    }
+  } else {
+    for (int64_t row = 0; row < block.rows; row += kRowBlock) {
+      for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
+        multiply_row_block(block, row, min(kRowBlock, block.rows - row), k0, min(depth_step, block.depth - k0),
+                           scratch);
       }
     }
   }
