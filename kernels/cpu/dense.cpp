@@ -21,6 +21,10 @@ const GemmKernels& kernels_for(Isa isa) {
 /// Below this many multiply-adds (or moved elements) a parallel region costs more than it saves.
 constexpr int64_t kParallelWork = 50'000;
 
+/// From so many rows a thread the first product after a change of the weights packs them on the way: in
+/// training there is no second one. Fewer rows do not pay for packing that every thread repeats.
+constexpr int64_t kPackingRows = 128;
+
 /// Scratch of the calling thread, kept between calls: the time loop of a recurrence must not allocate.
 float* thread_scratch(int64_t floats) {
   thread_local Scratch scratch;
@@ -31,21 +35,24 @@ int64_t panel_count(const GemmKernels& kernels, int64_t columns) {
   return (columns + kernels.panel_columns - 1) / kernels.panel_columns;
 }
 
-/// How C is cut for `threads`: into row_parts x panel_parts shares, the cut whose largest share is smallest,
-/// preferring rows (a share then packs only its own rows of A).
+/// How C is cut for `threads`: into row_parts x panel_parts shares, the cut whose largest share is cheapest.
 struct Grid {
   int64_t row_parts = 1;
   int64_t panel_parts = 1;
 };
 
-Grid choose_grid(int64_t rows, int64_t panels, int64_t threads) {
+Grid choose_grid(const GemmKernels& kernels, const GemmBlock& whole, int64_t panels, int64_t threads) {
   Grid best;
-  int64_t best_cost = rows * panels;
+  int64_t best_cost = -1;
   for (int64_t row_parts = threads; row_parts >= 1; --row_parts) {
     const int64_t panel_parts = threads / row_parts;
-    if (row_parts > rows || panel_parts > panels) continue;
-    const int64_t cost = ((rows + row_parts - 1) / row_parts) * ((panels + panel_parts - 1) / panel_parts);
-    if (cost < best_cost) {
+    if (row_parts > whole.rows || panel_parts > panels) continue;
+    const int64_t rows = (whole.rows + row_parts - 1) / row_parts;
+    const int64_t columns = (panels + panel_parts - 1) / panel_parts * kernels.panel_columns;
+    // A share packs its rows of A, and its columns of B where they are not packed yet: about as long an
+    // element as eight multiply-adds.
+    const int64_t cost = rows * columns + 8 * (rows + (whole.panels == nullptr ? columns : 0));
+    if (best_cost < 0 || cost < best_cost) {
       best_cost = cost;
       best = {row_parts, panel_parts};
     }
@@ -55,13 +62,13 @@ Grid choose_grid(int64_t rows, int64_t panels, int64_t threads) {
 
 void multiply_parallel(const GemmKernels& kernels, const GemmBlock& whole, int64_t threads) {
   const int64_t panels = panel_count(kernels, whole.columns);
-  const Grid grid = whole.rows * whole.depth * whole.columns < kParallelWork
-                        ? Grid{}
-                        : choose_grid(whole.rows, panels, threads);
+  const bool alone = whole.rows * whole.depth * whole.columns < kParallelWork;
+  const Grid grid = alone ? Grid{} : choose_grid(kernels, whole, panels, threads);
   const int64_t shares = grid.row_parts * grid.panel_parts;
   const int64_t share_rows = (whole.rows + grid.row_parts - 1) / grid.row_parts;
   // One allocation here rather than one in each thread: an exception can't leave a parallel region.
-  const int64_t share_scratch = (kernels.scratch_floats(share_rows, whole.depth) + 15) / 16 * 16;
+  const int64_t share_scratch =
+      (kernels.scratch_floats(share_rows, whole.depth, whole.panels == nullptr) + 15) / 16 * 16;
   float* scratch = thread_scratch(share_scratch * shares);
 
   const auto run = [&](int64_t share) {
@@ -114,22 +121,22 @@ DenseWeight::DenseWeight(const CpuContext& context, MatrixView<const float> valu
 
 void DenseWeight::refresh_impl(MatrixView<const float> values) {
   values_ = values;
-  forward_stale_ = backward_stale_ = true;
+  forward_ready_ = backward_ready_ = forward_used_ = backward_used_ = false;
 }
 
 void DenseWeight::pack_forward() {
-  if (!forward_stale_) return;
+  if (forward_ready_) return;
   float* panels = forward_.floats(kernels_.packed_floats(in(), out()), "a weight's packed copy");
   pack_parallel(kernels_, kernels_.pack_transposed, values_.data, values_.stride, in(), out(), panels,
                 context_.threads);
-  forward_stale_ = false;
+  forward_ready_ = true;
 }
 
 void DenseWeight::pack_backward() {
-  if (!backward_stale_) return;
+  if (backward_ready_) return;
   float* panels = backward_.floats(kernels_.packed_floats(out(), in()), "a weight's packed transpose");
   pack_parallel(kernels_, kernels_.pack, values_.data, values_.stride, out(), in(), panels, context_.threads);
-  backward_stale_ = false;
+  backward_ready_ = true;
 }
 
 void DenseWeight::prepare_rows(bool transposed) {
@@ -149,8 +156,15 @@ void DenseWeight::multiply_impl(MatrixView<const float> x, VectorView<const floa
   block.depth = in();
   block.columns = out();
   if (block.depth == 0) return start_only(block);
-  pack_forward();
-  block.panels = forward_.data();
+  if (!forward_ready_ && !forward_used_ && block.rows >= kPackingRows * context_.threads) {
+    block.b = values_.data;
+    block.b_stride = values_.stride;
+    block.b_by_column = true;
+  } else {
+    pack_forward();
+    block.panels = forward_.data();
+  }
+  forward_used_ = true;
   multiply_parallel(kernels_, block, context_.threads);
 }
 
@@ -166,8 +180,14 @@ void DenseWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixVie
   block.depth = out();
   block.columns = in();
   if (block.depth == 0) return start_only(block);
-  pack_backward();
-  block.panels = backward_.data();
+  if (!backward_ready_ && !backward_used_ && block.rows >= kPackingRows * context_.threads) {
+    block.b = values_.data;
+    block.b_stride = values_.stride;
+  } else {
+    pack_backward();
+    block.panels = backward_.data();
+  }
+  backward_used_ = true;
   multiply_parallel(kernels_, block, context_.threads);
 }
 
@@ -207,7 +227,7 @@ void multiply_few(const GemmKernels& kernels, const float* panels, const float* 
   block.columns = columns;
   if (depth == 0) return start_only(block);
   block.last_panel = panel_count(kernels, columns);
-  kernels.multiply(block, thread_scratch(kernels.scratch_floats(rows, depth)));
+  kernels.multiply(block, thread_scratch(kernels.scratch_floats(rows, depth, false)));
 }
 
 }  // namespace

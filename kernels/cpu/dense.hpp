@@ -39,10 +39,12 @@ class DenseWeight final : public CpuWeight {
   const CpuContext context_;
   const GemmKernels& kernels_;
   MatrixView<const float> values_;
-  Scratch forward_;   // panels of Wᵀ [in, out]
-  Scratch backward_;  // panels of W [out, in]
-  bool forward_stale_ = true;
-  bool backward_stale_ = true;
+  Scratch forward_;             // panels of Wᵀ [in, out]
+  Scratch backward_;            // panels of W [out, in]
+  bool forward_ready_ = false;  // the panels hold the values as they are
+  bool backward_ready_ = false;
+  bool forward_used_ = false;  // a product used the values as they are
+  bool backward_used_ = false;
 };
 
 }  // namespace coppice::cpu

@@ -22,7 +22,7 @@ constexpr int kPanel = 2 * kLanes;
 // side by side; of B's columns, so that half a MiB of it stays in L2 while all tiles of the row block pass
 // over it; of A's rows, so that what is packed of it stays there too.
 constexpr int64_t kDepthBlock = 256;
-constexpr int64_t kPanelBlock = 512 / kPanel;
+constexpr int64_t kPanelBlock = 256 / kPanel;
 constexpr int64_t kRowBlock = 16 * kRows;
 // Up to so many rows, B is the bigger operand by far and passes through the caches once: panel by panel, all
 // tiles.
@@ -308,47 +308,83 @@ int64_t packed_floats(int64_t depth, int64_t columns) {
   return panel_offset(last, depth) + packed_width(panel_width(last, columns)) * depth;
 }
 
-int64_t scratch_floats(int64_t rows, int64_t depth) {
-  const int64_t floats = rows <= kFewRows ? rows * depth : min(rows, kRowBlock) * min(depth, kDepthBlock);
-  return floats + kLanes;
+int64_t scratch_floats(int64_t rows, int64_t depth, bool pack_b) {
+  const int64_t block = depth_block(depth);
+  if (pack_b) return rows * block + kLanes + kPanelBlock * kPanel * block;
+  return (rows <= kFewRows ? rows * depth : min(rows, kRowBlock) * block) + kLanes;
+}
+
+/// One panel of B for `depth` steps; `from` is its first element.
+void pack_panel_transposed(const float* from, int64_t stride, int64_t depth, int64_t width, float* to) {
+  const int64_t packed = packed_width(width);
+  for (int64_t j = 0; j < packed; j += kLanes) {
+    transpose_rows(from + j * stride, stride, width - j, depth, to + j, packed);
+  }
+}
+
+void pack_panel(const float* from, int64_t stride, int64_t depth, int64_t width, float* to) {
+  const int64_t packed = packed_width(width);
+  for (int64_t k = 0; k < depth; ++k, from += stride, to += packed) {
+    if (width == kPanel) {
+      store(to, load(from));
+      store(to + kLanes, load(from + kLanes));
+    } else {
+      for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
+    }
+  }
 }
 
 void pack_transposed(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
                      int64_t last, float* panels) {
   for (int64_t p = first; p < last; ++p) {
-    const int64_t width = panel_width(p, columns), packed = packed_width(width);
-    float* to = panels + panel_offset(p, depth);
-    for (int64_t j = 0; j < packed; j += kLanes) {
-      transpose_rows(source + (p * kPanel + j) * stride, stride, width - j, depth, to + j, packed);
-    }
+    pack_panel_transposed(source + p * kPanel * stride, stride, depth, panel_width(p, columns),
+                          panels + panel_offset(p, depth));
   }
 }
 
 void pack(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first, int64_t last,
           float* panels) {
   for (int64_t p = first; p < last; ++p) {
-    const int64_t width = panel_width(p, columns), packed = packed_width(width);
-    const float* from = source + p * kPanel;
-    float* to = panels + panel_offset(p, depth);
-    for (int64_t k = 0; k < depth; ++k, from += stride, to += packed) {
-      if (width == kPanel) {
-        store(to, load(from));
-        store(to + kLanes, load(from + kLanes));
-      } else {
-        for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
-      }
-    }
+    pack_panel(source + p * kPanel, stride, depth, panel_width(p, columns), panels + panel_offset(p, depth));
   }
 }
 
+/// Brings a part of a matrix into L2, a few lines at a time between the tiles: packing it later then does not
+/// wait for memory, which has nothing else to do while tiles multiply.
+struct Fetch {
+  const float* row = nullptr;
+  int64_t stride = 0, rows = 0, cols = 0;
+  int64_t col = 0;
+
+  static Fetch of_a(const GemmBlock& block, int64_t first_row, int64_t rows, int64_t k0, int64_t depth) {
+    return block.a_by_depth ? Fetch{block.a + k0 * block.a_stride + first_row, block.a_stride, depth, rows}
+                            : Fetch{block.a + first_row * block.a_stride + k0, block.a_stride, rows, depth};
+  }
+  static Fetch of_b(const GemmBlock& block, int64_t column, int64_t columns, int64_t k0, int64_t depth) {
+    return block.b_by_column ? Fetch{block.b + column * block.b_stride + k0, block.b_stride, columns, depth}
+                             : Fetch{block.b + k0 * block.b_stride + column, block.b_stride, depth, columns};
+  }
+  int64_t lines() const { return rows * (cols / 16 + 1); }
+  void next(int64_t lines) {
+    for (; lines > 0 && rows > 0; --lines) {
+      __builtin_prefetch(row + (col < cols ? col : cols - 1), 0, 2);
+      col += 16;
+      if (col >= cols + 16) {  // one more than the row's length holds: it may begin within a line
+        col = 0;
+        row += stride;
+        --rows;
+      }
+    }
+  }
+};
+
 /// What all tiles of a share have in common.
 inline TileWork tile_work(const GemmBlock& block, int64_t panel, int64_t row, int64_t k0, int64_t depth,
-                          const float* a) {
-  const int64_t packed = packed_width(panel_width(panel, block.columns));
+                          const float* a, const float* b) {
   TileWork work;
   work.depth = depth;
   work.a = a;
-  work.b = block.panels + panel_offset(panel, block.depth) + k0 * packed;
+  work.b = b;
   work.b_panel = panel_offset(1, block.depth);
   work.c = block.c + row * block.c_stride + panel * kPanel;
   work.c_stride = block.c_stride;
@@ -360,8 +396,8 @@ inline TileWork tile_work(const GemmBlock& block, int64_t panel, int64_t row, in
   return work;
 }
 
-/// Few rows: panel by panel, all of A packed beforehand. While one slice of a panel is multiplied the next one is
-/// brought in, a share of it by every tile.
+/// Few rows: panel by panel, all of A packed beforehand. While one slice of a panel is multiplied the next
+/// one is brought in, a share of it by every tile.
 void multiply_few(const GemmBlock& block, float* scratch) {
   const RowSplit split(block.rows);
   const int64_t depth_step = depth_block(block.depth);
@@ -370,14 +406,15 @@ void multiply_few(const GemmBlock& block, float* scratch) {
   }
   const int64_t step = wide_panels(block.rows);
   for (int64_t p = block.first_panel; p < block.last_panel;) {
-    const bool wide = step > 1 && p + step <= block.last_panel &&
-                      panel_width(p + step - 1, block.columns) == kPanel;
+    const bool wide =
+        step > 1 && p + step <= block.last_panel && panel_width(p + step - 1, block.columns) == kPanel;
     const int64_t width = panel_width(p, block.columns), packed = packed_width(width);
     for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
       const int64_t depth = min(depth_step, block.depth - k0);
       for (int64_t t = 0; t < split.tiles; ++t) {
         TileWork work =
-            tile_work(block, p, split.begin(t), k0, depth, scratch + k0 * block.rows + split.begin(t) * depth);
+            tile_work(block, p, split.begin(t), k0, depth, scratch + k0 * block.rows + split.begin(t) * depth,
+                      block.panels + panel_offset(p, block.depth) + k0 * packed);
         if (wide) {
           work.next_b = work.b + kStreamAhead;
           work.next_b_step = packed;
@@ -393,55 +430,104 @@ void multiply_few(const GemmBlock& block, float* scratch) {
   }
 }
 
-/// Rows [row, row + rows) x depths [k0, k0 + depth) of A against the share's panels.
-void multiply_row_block(const GemmBlock& block, int64_t row, int64_t rows, int64_t k0, int64_t depth,
-                        float* scratch) {
-  const RowSplit split(rows);
-  pack_a(block, row, split, k0, depth, scratch);
-  for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
-    const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
-    for (int64_t t = 0; t < split.tiles; ++t) {
-      for (int64_t p = p0; p < p1; ++p) {
-        const int64_t width = panel_width(p, block.columns);
-        TileWork work = tile_work(block, p, row + split.begin(t), k0, depth, scratch + split.begin(t) * depth);
-        if (p + 1 < p1) {
-          work.next_b += packed_width(width) * block.depth;
-          work.next_b_step = packed_width(width);
-          work.next_c += kPanel;
-        } else {
-          work.next_c += split.size(t) * block.c_stride - (p - p0) * kPanel;
-        }
-        run_tile(split.size(t), width, work);
+/// All tiles of some rows, packed at `a`, against panels [p0, p1), which begin at `b` and hold
+/// `b_depth` depths from `b_depth_begin` on.
+void multiply_tiles(const GemmBlock& block, int64_t row, const RowSplit& split, int64_t k0, int64_t depth,
+                    const float* a, int64_t p0, int64_t p1, const float* b, int64_t b_depth,
+                    int64_t b_depth_begin, Fetch& fetch, int64_t fetch_lines) {
+  const auto slice = [&](int64_t p) {
+    return b + panel_offset(p - p0, b_depth) +
+           (k0 - b_depth_begin) * packed_width(panel_width(p, block.columns));
+  };
+  for (int64_t t = 0; t < split.tiles; ++t) {
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t width = panel_width(p, block.columns);
+      TileWork work =
+          tile_work(block, p, row + split.begin(t), k0, depth, a + split.begin(t) * depth, slice(p));
+      if (p + 1 < p1) {
+        work.next_b = slice(p + 1);
+        work.next_b_step = packed_width(width);
+        work.next_c += kPanel;
+      } else {
+        work.next_c += split.size(t) * block.c_stride - (p - p0) * kPanel;
       }
+      fetch.next(fetch_lines);
+      run_tile(split.size(t), width, work);
     }
   }
 }
 
+/// Many rows, B in panels.
 void multiply_many(const GemmBlock& block, float* scratch) {
   const int64_t depth_step = depth_block(block.depth);
   const int64_t columns = (block.last_panel - block.first_panel) * kPanel;
+  const int64_t depth_blocks = (block.depth + depth_step - 1) / depth_step;
+  const int64_t row_blocks = (block.rows + kRowBlock - 1) / kRowBlock;
   // What is read again from beyond L2: C for every block of the depth, or B for every block of the rows.
-  const int64_t c_again = 2 * block.rows * columns * ((block.depth - 1) / depth_step);
-  const int64_t b_again = block.depth * columns * ((block.rows - 1) / kRowBlock);
-  if (c_again <= b_again) {
-    for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
-      for (int64_t row = 0; row < block.rows; row += kRowBlock) {
-        multiply_row_block(block, row, min(kRowBlock, block.rows - row), k0, min(depth_step, block.depth - k0),
-                           scratch);
-      }
+  const bool depth_outside =
+      2 * block.rows * columns * (depth_blocks - 1) <= block.depth * columns * (row_blocks - 1);
+  for (int64_t i = 0; i < depth_blocks * row_blocks; ++i) {
+    const auto bounds = [&](int64_t step) {
+      struct Bounds {
+        int64_t row, rows, k0, depth;
+      };
+      const int64_t row = kRowBlock * (depth_outside ? step % row_blocks : step / depth_blocks);
+      const int64_t k0 = depth_step * (depth_outside ? step / row_blocks : step % depth_blocks);
+      return Bounds{row, min(kRowBlock, block.rows - row), k0, min(depth_step, block.depth - k0)};
+    };
+    const auto [row, rows, k0, depth] = bounds(i);
+    const RowSplit split(rows);
+    pack_a(block, row, split, k0, depth, scratch);
+    Fetch fetch;
+    if (i + 1 < depth_blocks * row_blocks) {
+      const auto next = bounds(i + 1);
+      fetch = Fetch::of_a(block, next.row, next.rows, next.k0, next.depth);
     }
-  } else {
-    for (int64_t row = 0; row < block.rows; row += kRowBlock) {
-      for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
-        multiply_row_block(block, row, min(kRowBlock, block.rows - row), k0, min(depth_step, block.depth - k0),
-                           scratch);
+    const int64_t fetch_lines = fetch.lines() / (split.tiles * (block.last_panel - block.first_panel)) + 1;
+    for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
+      const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
+      const float* b = block.panels + panel_offset(p0, block.depth);
+      multiply_tiles(block, row, split, k0, depth, scratch, p0, p1, b, block.depth, 0, fetch, fetch_lines);
+    }
+  }
+}
+
+/// Many rows, B as it lies: a slice is packed, then all rows pass over it. For weights that changed since
+/// they were last used it saves writing the panels to memory and reading them back.
+void multiply_packing(const GemmBlock& block, float* scratch) {
+  const int64_t depth_step = depth_block(block.depth);
+  const RowSplit split(block.rows);
+  float* const b = scratch + block.rows * depth_step + kLanes;
+  for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
+    const int64_t depth = min(depth_step, block.depth - k0);
+    pack_a(block, 0, split, k0, depth, scratch);
+    for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
+      const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
+      for (int64_t p = p0; p < p1; ++p) {
+        const float* from = block.b + (block.b_by_column ? p * kPanel * block.b_stride + k0
+                                                         : k0 * block.b_stride + p * kPanel);
+        const int64_t width = panel_width(p, block.columns);
+        float* to = b + panel_offset(p - p0, depth);
+        block.b_by_column ? pack_panel_transposed(from, block.b_stride, depth, width, to)
+                          : pack_panel(from, block.b_stride, depth, width, to);
       }
+      Fetch fetch;
+      const int64_t calls = split.tiles * (p1 - p0);
+      if (p1 < block.last_panel) {
+        const int64_t columns = min(kPanelBlock, block.last_panel - p1) * kPanel;
+        fetch = Fetch::of_b(block, p1 * kPanel, min(columns, block.columns - p1 * kPanel), k0, depth);
+      } else if (k0 + depth < block.depth) {
+        fetch = Fetch::of_a(block, 0, block.rows, k0 + depth, min(depth_step, block.depth - k0 - depth));
+      }
+      multiply_tiles(block, 0, split, k0, depth, scratch, p0, p1, b, depth, k0, fetch,
+                     fetch.lines() / calls + 1);
     }
   }
 }
 
 void multiply(const GemmBlock& block, float* scratch) {
   if (block.rows == 0 || block.first_panel == block.last_panel) return;
+  if (block.panels == nullptr) return multiply_packing(block, scratch);
   block.rows <= kFewRows ? multiply_few(block, scratch) : multiply_many(block, scratch);
 }
 

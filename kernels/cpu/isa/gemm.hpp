@@ -9,8 +9,12 @@ struct GemmBlock {
   const float* a = nullptr;  ///< A(r, k) = a[r * a_stride + k], or a[k * a_stride + r] when `a_by_depth`
   int64_t a_stride = 0;
   bool a_by_depth = false;
-  const float* panels = nullptr;  ///< all of B's panels
-  float* c = nullptr;             ///< C(r, j) = c[r * c_stride + j], j counted from B's first column
+  const float* panels =
+      nullptr;               ///< all of B's panels; or null: B is packed on the way, slice by slice, from
+  const float* b = nullptr;  ///< B(k, j) = b[k * b_stride + j], or b[j * b_stride + k] when `b_by_column`
+  int64_t b_stride = 0;
+  bool b_by_column = false;
+  float* c = nullptr;  ///< C(r, j) = c[r * c_stride + j], j counted from B's first column
   int64_t c_stride = 0;
   const float* bias = nullptr;  ///< [all of B's columns], or null
   bool accumulate = false;      ///< start from C (+ bias) instead of 0 (+ bias)
@@ -31,8 +35,8 @@ struct GemmKernels {
   int64_t panel_columns;
   /// Floats that the panels of a B [depth, columns] take.
   int64_t (*packed_floats)(int64_t depth, int64_t columns);
-  /// Floats of scratch that `multiply` wants for a share of `rows` rows.
-  int64_t (*scratch_floats)(int64_t rows, int64_t depth);
+  /// Floats of scratch that `multiply` wants for a share of `rows` rows; with `pack_b` B has no panels.
+  int64_t (*scratch_floats)(int64_t rows, int64_t depth, bool pack_b);
   /// Packs panels [first, last) of B from its transpose: B(k, j) = source[j * stride + k].
   void (*pack_transposed)(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
                           int64_t last, float* panels);
