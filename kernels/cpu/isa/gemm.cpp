@@ -17,6 +17,8 @@ constexpr int kLanes = 4;
 constexpr int kRows = 6;
 #endif
 constexpr int kPanel = 2 * kLanes;
+// The narrowest panel. SSE's registers have no half worth using.
+constexpr int kHalf = kLanes > 4 ? kLanes / 2 : kLanes;
 
 // Blocks: of the depth, so that a panel's slice (32 KiB with AVX-512) and an A tile (14 KiB) stream from L2
 // side by side; of B's columns, so that half a MiB of it stays in L2 while all tiles of the row block pass
@@ -30,14 +32,29 @@ constexpr int64_t kFewRows = 3 * kRows;
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef float VecU __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef float HalfVec __attribute__((vector_size(kHalf * 4)));
+typedef float HalfVecU __attribute__((vector_size(kHalf * 4), aligned(4), may_alias));
 typedef int Lanes __attribute__((vector_size(kLanes * 4)));
 
+struct Whole {
+  static constexpr int kWidth = kLanes;
+  typedef Vec Type;
+  static Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
+  static void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
+};
+struct Half {
+  static constexpr int kWidth = kHalf;
+  typedef HalfVec Type;
+  static HalfVec load(const float* p) { return *reinterpret_cast<const HalfVecU*>(p); }
+  static void store(float* p, HalfVec v) { *reinterpret_cast<HalfVecU*>(p) = v; }
+};
 inline Vec load(const float* p) {
-  return *reinterpret_cast<const VecU*>(p);
+  return Whole::load(p);
 }
 inline void store(float* p, Vec v) {
-  *reinterpret_cast<VecU*>(p) = v;
+  Whole::store(p, v);
 }
+
 inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
@@ -48,7 +65,8 @@ inline int64_t depth_block(int64_t depth) {
   return (depth + blocks - 1) / blocks;
 }
 
-// B's columns come in panels of kPanel, [depth][kPanel]; a rest of at most kLanes takes a half panel.
+// B's columns come in panels of kPanel, [depth][kPanel]; a rest may take one of kLanes
+// or kHalf: with 200 columns, a common width, whole vectors alone would waste one lane in twenty-six.
 inline int64_t panel_offset(int64_t panel, int64_t depth) {
   return panel * kPanel * depth;
 }
@@ -59,7 +77,7 @@ inline int64_t panel_width(int64_t panel, int64_t columns) {
   return min(kPanel, columns - panel * kPanel);
 }
 inline int64_t packed_width(int64_t width) {
-  return width > kLanes ? kPanel : kLanes;
+  return width > kLanes ? kPanel : width > kHalf ? kLanes : kHalf;
 }
 
 /// C [R rows, P panels of V vectors] (+)= A [depth][R] · B [depth][V vectors] in each of the panels.
@@ -77,45 +95,47 @@ struct TileWork {
   const float* next_c;  // the next tile of C: its loads would otherwise wait for memory
 };
 
-template <int R, int V, int P>
+template <class T, int R, int V, int P>
 void tile(const TileWork& work) {
+  typedef typename T::Type Vector;
+  constexpr int kWidth = T::kWidth;
   constexpr int kColumns = V * P;
-  Vec sum[R][kColumns];
+  Vector sum[R][kColumns];
   const int64_t c_stride = work.c_stride;
   if (work.from_c) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kColumns; ++v) sum[r][v] = load(work.c + r * c_stride + v * kLanes);
+      for (int v = 0; v < kColumns; ++v) sum[r][v] = T::load(work.c + r * c_stride + v * kWidth);
     }
   } else {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kColumns; ++v) sum[r][v] = Vec{};
+      for (int v = 0; v < kColumns; ++v) sum[r][v] = Vector{};
     }
   }
   if (work.bias != nullptr) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kColumns; ++v) sum[r][v] += load(work.bias + v * kLanes);
+      for (int v = 0; v < kColumns; ++v) sum[r][v] += T::load(work.bias + v * kWidth);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kColumns; ++v) __builtin_prefetch(work.next_c + r * c_stride + v * kLanes);
+    for (int v = 0; v < kColumns; ++v) __builtin_prefetch(work.next_c + r * c_stride + v * kWidth);
   }
   const float* a = work.a;
   const float* b = work.b;
   const float* next_b = work.next_b;
   for (int64_t k = 0; k < work.depth; ++k) {
-    Vec w[kColumns];
+    Vector w[kColumns];
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) w[p * V + v] = load(b + p * work.b_panel + v * kLanes);
+      for (int v = 0; v < V; ++v) w[p * V + v] = T::load(b + p * work.b_panel + v * kWidth);
     }
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
@@ -129,13 +149,13 @@ void tile(const TileWork& work) {
       for (int v = 0; v < kColumns; ++v) sum[r][v] += x * w[v];
     }
     a += R;
-    b += V * kLanes;
+    b += V * kWidth;
     next_b += work.next_b_step;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kColumns; ++v) store(work.c + r * c_stride + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kColumns; ++v) T::store(work.c + r * c_stride + v * kWidth, sum[r][v]);
   }
 }
 
@@ -150,13 +170,15 @@ constexpr int64_t wide_panels(int64_t rows) {
 }
 
 struct TileTable {
-  Tile entry[kRows][2];  // [rows - 1][vectors - 1]
-  Tile wide[3] = {tile<1, 2, wide_panels(1)>, tile<2, 2, wide_panels(2)>, tile<3, 2, wide_panels(3)>};
+  Tile half[kRows], one[kRows], two[kRows];  // [rows - 1]: panels of kHalf, kLanes, kPanel columns
+  Tile wide[3] = {tile<Whole, 1, 2, wide_panels(1)>, tile<Whole, 2, 2, wide_panels(2)>,
+                  tile<Whole, 3, 2, wide_panels(3)>};
 
   template <int R>
   constexpr void fill() {
-    entry[R - 1][0] = tile<R, 1, 1>;
-    entry[R - 1][1] = tile<R, 2, 1>;
+    half[R - 1] = tile<Half, R, 1, 1>;
+    one[R - 1] = tile<Whole, R, 1, 1>;
+    two[R - 1] = tile<Whole, R, 2, 1>;
     if constexpr (R > 1) fill<R - 1>();
   }
   constexpr TileTable() { fill<kRows>(); }
@@ -168,7 +190,7 @@ constexpr TileTable tiles;
 /// copied.
 void run_tile(int64_t rows, int64_t width, TileWork& work) {
   const int64_t packed = packed_width(width);
-  const Tile tile = tiles.entry[rows - 1][packed / kLanes - 1];
+  const Tile tile = (packed == kPanel ? tiles.two : packed == kLanes ? tiles.one : tiles.half)[rows - 1];
   if (width == packed) return tile(work);
 
   alignas(64) float buffer[kRows * kPanel];
@@ -305,7 +327,7 @@ void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, in
 int64_t packed_floats(int64_t depth, int64_t columns) {
   if (columns == 0) return 0;
   const int64_t last = panel_count(columns) - 1;
-  return panel_offset(last, depth) + packed_width(panel_width(last, columns)) * depth;
+  return panel_offset(last, depth) + packed_width(panel_width(last, columns)) * depth + kLanes;
 }
 
 int64_t scratch_floats(int64_t rows, int64_t depth, bool pack_b) {
@@ -328,6 +350,8 @@ void pack_panel(const float* from, int64_t stride, int64_t depth, int64_t width,
     if (width == kPanel) {
       store(to, load(from));
       store(to + kLanes, load(from + kLanes));
+    } else if (width == kHalf) {
+      Half::store(to, Half::load(from));
     } else {
       for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
     }
