@@ -21,9 +21,13 @@ const GemmKernels& kernels_for(Isa isa) {
 /// Below this many multiply-adds (or moved elements) a parallel region costs more than it saves.
 constexpr int64_t kParallelWork = 50'000;
 
-/// From so many rows a thread the first product after a change of the weights packs them on the way: in
-/// training there is no second one. Fewer rows do not pay for packing that every thread repeats.
-constexpr int64_t kPackingRows = 128;
+/// Whether the first product after a change of the weights packs slices of them on the way instead of all of
+/// them beforehand. In training there is no second product, so that saves a trip to memory and back: worth it
+/// where the weights don't fit the caches anyway, and where a thread has rows enough to pay for packing that
+/// all repeat.
+bool packs_on_the_way(int64_t weights, int64_t rows, int threads) {
+  return weights >= 1'500'000 && rows >= int64_t{128} * threads;
+}
 
 /// Scratch of the calling thread, kept between calls: the time loop of a recurrence must not allocate.
 float* thread_scratch(int64_t floats) {
@@ -156,7 +160,7 @@ void DenseWeight::multiply_impl(MatrixView<const float> x, VectorView<const floa
   block.depth = in();
   block.columns = out();
   if (block.depth == 0) return start_only(block);
-  if (!forward_ready_ && !forward_used_ && block.rows >= kPackingRows * context_.threads) {
+  if (!forward_ready_ && !forward_used_ && packs_on_the_way(nonzeros(), block.rows, context_.threads)) {
     block.b = values_.data;
     block.b_stride = values_.stride;
     block.b_by_column = true;
@@ -180,7 +184,7 @@ void DenseWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixVie
   block.depth = out();
   block.columns = in();
   if (block.depth == 0) return start_only(block);
-  if (!backward_ready_ && !backward_used_ && block.rows >= kPackingRows * context_.threads) {
+  if (!backward_ready_ && !backward_used_ && packs_on_the_way(nonzeros(), block.rows, context_.threads)) {
     block.b = values_.data;
     block.b_stride = values_.stride;
   } else {

@@ -80,10 +80,12 @@ inline int64_t packed_width(int64_t width) {
   return width > kLanes ? kPanel : width > kHalf ? kLanes : kHalf;
 }
 
-/// C [R rows, P panels of V vectors] (+)= A [depth][R] · B [depth][V vectors] in each of the panels.
+/// C [R rows, P panels of V vectors] (+)= A [depth][a_step >= R] · B [depth][V vectors] in each of the
+/// panels.
 struct TileWork {
   int64_t depth;
   const float* a;
+  int64_t a_step;
   const float* b;
   int64_t b_panel;  // from one of the P panels to the next
   float* c;
@@ -128,6 +130,7 @@ void tile(const TileWork& work) {
     for (int v = 0; v < kColumns; ++v) __builtin_prefetch(work.next_c + r * c_stride + v * kWidth);
   }
   const float* a = work.a;
+  const int64_t a_step = work.a_step;
   const float* b = work.b;
   const float* next_b = work.next_b;
   for (int64_t k = 0; k < work.depth; ++k) {
@@ -148,7 +151,7 @@ void tile(const TileWork& work) {
 #pragma GCC unroll 8
       for (int v = 0; v < kColumns; ++v) sum[r][v] += x * w[v];
     }
-    a += R;
+    a += a_step;
     b += V * kWidth;
     next_b += work.next_b_step;
   }
@@ -214,13 +217,23 @@ void run_tile(int64_t rows, int64_t width, TileWork& work) {
   }
 }
 
+/// What a tile's rows take in packed A for each depth: a power of two, so that they are copied by whole
+/// aligned vectors and the kernel reads one line of the cache a step.
+constexpr int64_t kStep = (kRows + kLanes - 1) / kLanes * kLanes;
+
 /// Rows of the tiles: all within one of each other, so that none is thin.
 struct RowSplit {
-  int64_t tiles, base, larger;
+  int64_t tiles, base, larger, step;
   explicit RowSplit(int64_t rows)
-      : tiles((rows + kRows - 1) / kRows), base(rows / tiles), larger(rows % tiles) {}
+      : tiles((rows + kRows - 1) / kRows), base(rows / tiles), larger(rows % tiles) {
+    step = kStep;
+    while (step / 2 >= base + (larger > 0 ? 1 : 0)) step /= 2;
+  }
   int64_t begin(int64_t t) const { return t * base + min(t, larger); }
   int64_t size(int64_t t) const { return base + (t < larger ? 1 : 0); }
+  /// Packed A of all tiles, [tile][depth][step].
+  int64_t floats(int64_t depth) const { return tiles * depth * step; }
+  int64_t offset(int64_t t, int64_t depth) const { return t * depth * step; }
 };
 
 template <int... I>
@@ -241,6 +254,8 @@ template <int W, int... I>
 inline Vec merge_high(Vec a, Vec b, Indices<I...>) {
   return __builtin_shuffle(a, b, Lanes{((I & W) != 0 ? kLanes + I : I + W)...});
 }
+
+constexpr int64_t kDepthsAtOnce = 8;
 
 /// Transposes kLanes rows of kLanes elements: log2(kLanes) rounds that swap ever smaller off-diagonal blocks.
 template <int W = kLanes / 2>
@@ -275,50 +290,36 @@ void transpose_rows(const float* from, int64_t stride, int64_t rows, int64_t dep
   }
 }
 
-/// A's rows of every tile for depths [k0, k0 + depth): [tile][depth][rows of the tile], one stream for the
-/// kernel. Rows lie as far apart as they please in A itself: at strides of a power of two they would fight
-/// for one set of the cache.
+/// A's rows of every tile for depths [k0, k0 + depth), one stream for the kernel. Rows lie as far apart as
+/// they please in A itself: at strides of a power of two they would fight for one set of the cache.
 void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, int64_t k0, int64_t depth,
             float* packed) {
   if (!block.a_by_depth) {
     for (int64_t t = 0; t < split.tiles; ++t) {
-      const int64_t rows = split.size(t);
       const float* from = block.a + (first_row + split.begin(t)) * block.a_stride + k0;
-      float* to = packed + split.begin(t) * depth;
-      if constexpr (kRows <= kLanes) {
-        transpose_rows(from, block.a_stride, rows, depth, to, rows);
-      } else {
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t k = 0; k < depth; ++k) to[k * rows + r] = from[r * block.a_stride + k];
-        }
+      for (int64_t r = 0; r < split.size(t); r += kLanes) {
+        transpose_rows(from + r * block.a_stride, block.a_stride, split.size(t) - r, depth,
+                       packed + split.offset(t, depth) + r, split.step);
       }
     }
     return;
   }
-  // Eight depths at a time across all tiles: eight streams that run on, where one tile over the whole depth
-  // would touch a new page at every step.
-  constexpr int64_t kStep = 8;
-  constexpr int kCopy = (kRows + kLanes - 1) / kLanes;
-  const int64_t all_rows = split.begin(split.tiles);
-  for (int64_t k1 = 0; k1 < depth; k1 += kStep) {
-    const int64_t steps = min(kStep, depth - k1);
+  // A few depths at a time across all tiles: streams that run on, where one tile over the whole depth would
+  // touch a new page at every step.
+  for (int64_t k1 = 0; k1 < depth; k1 += kDepthsAtOnce) {
+    const int64_t steps = min(kDepthsAtOnce, depth - k1);
     for (int64_t t = 0; t < split.tiles; ++t) {
-      const int64_t rows = split.size(t);
       const float* from = block.a + (k0 + k1) * block.a_stride + first_row + split.begin(t);
-      float* to = packed + split.begin(t) * depth + k1 * rows;
-      // Whole vectors spill over into the next depth's place, which is written next; but not past this step's
-      // end (another tile or the next step may stand there already), nor may they read past A's rows.
-      int64_t k = 0;
-      if (split.begin(t) + kCopy * kLanes <= all_rows) {
-        for (; k + kCopy < steps; ++k) {
+      float* to = packed + split.offset(t, depth) + k1 * split.step;
+      if (split.step == kStep && first_row + split.begin(t) + kStep <= block.rows) {
+        for (int64_t k = 0; k < steps; ++k, from += block.a_stride, to += kStep) {
 #pragma GCC unroll 2
-          for (int v = 0; v < kCopy; ++v) {
-            store(to + k * rows + v * kLanes, load(from + k * block.a_stride + v * kLanes));
-          }
+          for (int64_t v = 0; v < kStep; v += kLanes) store(to + v, load(from + v));
         }
-      }
-      for (; k < steps; ++k) {
-        for (int64_t r = 0; r < rows; ++r) to[k * rows + r] = from[k * block.a_stride + r];
+      } else {
+        for (int64_t k = 0; k < steps; ++k, from += block.a_stride, to += split.step) {
+          for (int64_t r = 0; r < split.size(t); ++r) to[r] = from[r];
+        }
       }
     }
   }
@@ -332,8 +333,9 @@ int64_t packed_floats(int64_t depth, int64_t columns) {
 
 int64_t scratch_floats(int64_t rows, int64_t depth, bool pack_b) {
   const int64_t block = depth_block(depth);
-  if (pack_b) return rows * block + kLanes + kPanelBlock * kPanel * block;
-  return (rows <= kFewRows ? rows * depth : min(rows, kRowBlock) * block) + kLanes;
+  if (pack_b) return RowSplit(rows).floats(block) + kLanes + kPanelBlock * kPanel * block;
+  return (rows <= kFewRows ? RowSplit(rows).floats(depth) : RowSplit(min(rows, kRowBlock)).floats(block)) +
+         kLanes;
 }
 
 /// One panel of B for `depth` steps; `from` is its first element.
@@ -344,16 +346,26 @@ void pack_panel_transposed(const float* from, int64_t stride, int64_t depth, int
   }
 }
 
-void pack_panel(const float* from, int64_t stride, int64_t depth, int64_t width, float* to) {
-  const int64_t packed = packed_width(width);
-  for (int64_t k = 0; k < depth; ++k, from += stride, to += packed) {
-    if (width == kPanel) {
-      store(to, load(from));
-      store(to + kLanes, load(from + kLanes));
-    } else if (width == kHalf) {
-      Half::store(to, Half::load(from));
-    } else {
-      for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
+/// The rows of B [depth, columns] -> slices of panels [first, last) that lie at `panels`, `panel_depth` deep
+/// each.
+void pack_rows(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
+               int64_t last, float* panels, int64_t panel_depth) {
+  for (int64_t k1 = 0; k1 < depth; k1 += kDepthsAtOnce) {
+    const int64_t steps = min(kDepthsAtOnce, depth - k1);
+    for (int64_t p = first; p < last; ++p) {
+      const int64_t width = panel_width(p, columns), packed = packed_width(width);
+      const float* from = source + k1 * stride + p * kPanel;
+      float* to = panels + panel_offset(p - first, panel_depth) + k1 * packed;
+      for (int64_t k = 0; k < steps; ++k, from += stride, to += packed) {
+        if (width == kPanel) {
+          store(to, load(from));
+          store(to + kLanes, load(from + kLanes));
+        } else if (width == kHalf) {
+          Half::store(to, Half::load(from));
+        } else {
+          for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
+        }
+      }
     }
   }
 }
@@ -368,9 +380,7 @@ void pack_transposed(const float* source, int64_t stride, int64_t depth, int64_t
 
 void pack(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first, int64_t last,
           float* panels) {
-  for (int64_t p = first; p < last; ++p) {
-    pack_panel(source + p * kPanel, stride, depth, panel_width(p, columns), panels + panel_offset(p, depth));
-  }
+  pack_rows(source, stride, depth, columns, first, last, panels + panel_offset(first, depth), depth);
 }
 
 /// Brings a part of a matrix into L2, a few lines at a time between the tiles: packing it later then does not
@@ -404,10 +414,11 @@ struct Fetch {
 
 /// What all tiles of a share have in common.
 inline TileWork tile_work(const GemmBlock& block, int64_t panel, int64_t row, int64_t k0, int64_t depth,
-                          const float* a, const float* b) {
+                          const float* a, int64_t a_step, const float* b) {
   TileWork work;
   work.depth = depth;
   work.a = a;
+  work.a_step = a_step;
   work.b = b;
   work.b_panel = panel_offset(1, block.depth);
   work.c = block.c + row * block.c_stride + panel * kPanel;
@@ -426,7 +437,7 @@ void multiply_few(const GemmBlock& block, float* scratch) {
   const RowSplit split(block.rows);
   const int64_t depth_step = depth_block(block.depth);
   for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
-    pack_a(block, 0, split, k0, min(depth_step, block.depth - k0), scratch + k0 * block.rows);
+    pack_a(block, 0, split, k0, min(depth_step, block.depth - k0), scratch + split.floats(k0));
   }
   const int64_t step = wide_panels(block.rows);
   for (int64_t p = block.first_panel; p < block.last_panel;) {
@@ -436,9 +447,9 @@ void multiply_few(const GemmBlock& block, float* scratch) {
     for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
       const int64_t depth = min(depth_step, block.depth - k0);
       for (int64_t t = 0; t < split.tiles; ++t) {
-        TileWork work =
-            tile_work(block, p, split.begin(t), k0, depth, scratch + k0 * block.rows + split.begin(t) * depth,
-                      block.panels + panel_offset(p, block.depth) + k0 * packed);
+        TileWork work = tile_work(block, p, split.begin(t), k0, depth,
+                                  scratch + split.floats(k0) + split.offset(t, depth), split.step,
+                                  block.panels + panel_offset(p, block.depth) + k0 * packed);
         if (wide) {
           work.next_b = work.b + kStreamAhead;
           work.next_b_step = packed;
@@ -466,8 +477,8 @@ void multiply_tiles(const GemmBlock& block, int64_t row, const RowSplit& split, 
   for (int64_t t = 0; t < split.tiles; ++t) {
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t width = panel_width(p, block.columns);
-      TileWork work =
-          tile_work(block, p, row + split.begin(t), k0, depth, a + split.begin(t) * depth, slice(p));
+      TileWork work = tile_work(block, p, row + split.begin(t), k0, depth, a + split.offset(t, depth),
+                                split.step, slice(p));
       if (p + 1 < p1) {
         work.next_b = slice(p + 1);
         work.next_b_step = packed_width(width);
@@ -521,19 +532,19 @@ void multiply_many(const GemmBlock& block, float* scratch) {
 void multiply_packing(const GemmBlock& block, float* scratch) {
   const int64_t depth_step = depth_block(block.depth);
   const RowSplit split(block.rows);
-  float* const b = scratch + block.rows * depth_step + kLanes;
+  float* const b = scratch + split.floats(depth_step) + kLanes;
   for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
     const int64_t depth = min(depth_step, block.depth - k0);
     pack_a(block, 0, split, k0, depth, scratch);
     for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
       const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
-      for (int64_t p = p0; p < p1; ++p) {
-        const float* from = block.b + (block.b_by_column ? p * kPanel * block.b_stride + k0
-                                                         : k0 * block.b_stride + p * kPanel);
-        const int64_t width = panel_width(p, block.columns);
-        float* to = b + panel_offset(p - p0, depth);
-        block.b_by_column ? pack_panel_transposed(from, block.b_stride, depth, width, to)
-                          : pack_panel(from, block.b_stride, depth, width, to);
+      if (block.b_by_column) {
+        for (int64_t p = p0; p < p1; ++p) {
+          pack_panel_transposed(block.b + p * kPanel * block.b_stride + k0, block.b_stride, depth,
+                                panel_width(p, block.columns), b + panel_offset(p - p0, depth));
+        }
+      } else {
+        pack_rows(block.b + k0 * block.b_stride, block.b_stride, depth, block.columns, p0, p1, b, depth);
       }
       Fetch fetch;
       const int64_t calls = split.tiles * (p1 - p0);
