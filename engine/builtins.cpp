@@ -105,4 +105,12 @@ std::vector<std::unique_ptr<Layer>> build_layers(const ModelConfig& config, cons
   return layers;
 }
 
+std::vector<Segment> model_segments(const ModelConfig& config, const DataShape& data) {
+  std::vector<Segment> segments;
+  for (const auto& layer : build_layers(config, data)) {
+    for (Segment& segment : layer->segments()) segments.push_back(std::move(segment));
+  }
+  return segments;
+}
+
 }  // namespace coppice

@@ -31,4 +31,7 @@ std::span<const std::string_view> builtin_layers();
 /// data.
 std::vector<std::unique_ptr<Layer>> build_layers(const ModelConfig& config, const DataShape& data);
 
+/// The tensors of such a model, without building it.
+std::vector<Segment> model_segments(const ModelConfig& config, const DataShape& data);
+
 }  // namespace coppice

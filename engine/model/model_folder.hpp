@@ -6,8 +6,8 @@
 #include <string>
 
 #include "engine/files/atomic_write.hpp"
-#include "engine/files/weight_file.hpp"
 #include "engine/model/network.hpp"
+#include "engine/model/trained_weights.hpp"
 
 namespace coppice {
 
@@ -47,23 +47,5 @@ ModelDescription read_model(const std::filesystem::path& folder);
 
 /// The model of a folder, its weights loaded.
 std::unique_ptr<Network> load_model(Backend& backend, const std::filesystem::path& folder);
-
-/// Fills all parameters from a model folder, safetensors (plain, sharded, sparse) or npz of any floating
-/// type.
-///
-/// Names as other people write them are understood: what ends in ".weight_ih_l0" is ours of that ending; the
-/// embedding and the decoder may be called encoder, fc, head and the like, or be the only tensor left of
-/// their shape. Every tensor of the model must be found and every floating tensor of the file be used:
-/// otherwise Error(bad_input) names the first one that doesn't fit and says what the file does fit.
-void load_weights(Network& network, const std::filesystem::path& path);
-
-/// The architecture behind weights: `config` with cell, layers, directions, hidden and embedding as the file
-/// has them. The activation of a simple RNN can't be seen and stays what `config` says. For a model folder,
-/// its model.json. Throws Error(bad_input) when the file holds no recurrent layers in PyTorch's names.
-ModelConfig model_of_weights(const std::filesystem::path& path, ModelConfig config);
-
-/// The vocabulary that belongs to weights: of a model folder, or of a vocab.json beside a checkpoint ({token:
-/// id} or [tokens]; characters when every token is one). Empty when there is none.
-std::optional<Vocabulary> model_vocabulary(const std::filesystem::path& path);
 
 }  // namespace coppice
