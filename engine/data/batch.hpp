@@ -25,11 +25,11 @@ enum class Task { language_model, classification };
 /// What the data say of themselves; the model is sized by it.
 struct DataShape {
   Task task = Task::language_model;
-  int64_t inputs = 0;                    // features a step; 0 when steps are ids
-  int64_t vocabulary = 0;                // ids are 0..vocabulary−1
-  int64_t classes = 0;                   // width of the softmax; 1: a logit for 0/1 labels
-  bool character = false;                // report bits per character
-  std::vector<std::string> class_names;  // by class: the labels as the files spell them; empty for text
+  int64_t inputs = 0;                      // features a step; 0 when steps are ids
+  int64_t vocabulary = 0;                  // ids are 0..vocabulary−1
+  int64_t classes = 0;                     // width of the softmax; 1: a logit for 0/1 labels
+  bool character = false;                  // report bits per character
+  std::vector<std::string> class_names{};  // by class: the labels as the files spell them; empty for text
 };
 
 /// One split of a data set, cut into batches. Deterministic: the batches of an epoch depend on (seed, epoch).

@@ -16,8 +16,8 @@ class Dense final : public Layer {
   std::string_view kind() const override { return "dense"; }
   int64_t outputs() const override { return outputs_; }
   std::vector<Segment> segments() const override {
-    return {{.name = name_ + ".weight", .shape = {outputs_, inputs_}, .gate_names = {}},
-            {.name = name_ + ".bias", .shape = {outputs_}, .gate_names = {}}};
+    return {{.name = name_ + ".weight", .shape = {outputs_, inputs_}},
+            {.name = name_ + ".bias", .shape = {outputs_}}};
   }
   void bind(ParameterStore& store) override {
     store_ = &store;

@@ -15,7 +15,7 @@ class Embedding final : public Layer {
   std::string_view kind() const override { return "embedding"; }
   int64_t outputs() const override { return width_; }
   std::vector<Segment> segments() const override {
-    return {{.name = name_ + ".weight", .shape = {vocabulary_, width_}, .gate_names = {}}};
+    return {{.name = name_ + ".weight", .shape = {vocabulary_, width_}}};
   }
   void bind(ParameterStore& store) override {
     store_ = &store;

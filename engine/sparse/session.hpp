@@ -14,9 +14,9 @@
 namespace coppice {
 
 struct SessionOptions {
-  int64_t streams = 1;                         // B: sequences stepped side by side
-  std::string layout = "dense";                // of the recurrent and decoder matrices: Backend::layouts()
-  std::map<std::string, std::string> layouts;  // by tensor name, where a matrix has its own
+  int64_t streams = 1;                           // B: sequences stepped side by side
+  std::string layout = "dense";                  // of the recurrent and decoder matrices: Backend::layouts()
+  std::map<std::string, std::string> layouts{};  // by tensor name, where a matrix has its own
 };
 
 /// A model that runs, without a store: no gradients, no masks, and of a matrix in a sparse layout no dense

@@ -87,7 +87,7 @@ TEST(Layers, GradientContract) {
     Layer& layer = *subject.layer;
     SCOPED_TRACE(testing::Message() << subject.kind << " of " << layer.outputs());
     std::vector<Segment> segments = layer.segments();
-    if (segments.empty()) segments.push_back({.name = "none", .shape = {1}, .gate_names = {}});
+    if (segments.empty()) segments.push_back({.name = "none", .shape = {1}});
     ParameterStore store(*backend, segments);
     layer.bind(store);
     for (const Segment& segment : store.segments()) store.upload(segment, random(segment.size()));
@@ -150,7 +150,7 @@ TEST(Layers, GradientContract) {
 TEST(Layers, BidirectionalLastStepTakesBothEnds) {
   const auto backend = open_backend("cpu");
   const auto layer = make_last_step(4, true);
-  ParameterStore store(*backend, {{.name = "none", .shape = {1}, .gate_names = {}}});
+  ParameterStore store(*backend, {{.name = "none", .shape = {1}}});
   layer->bind(store);
   Bench bench(*backend);
   std::vector<float> values(3 * 2 * 4);
@@ -172,7 +172,7 @@ TEST(Layers, BidirectionalLastStepTakesBothEnds) {
 TEST(Layers, DropoutKeepsTheMean) {
   const auto backend = open_backend("cpu");
   const auto layer = make_dropout(100, 0.3, 2);
-  ParameterStore store(*backend, {{.name = "none", .shape = {1}, .gate_names = {}}});
+  ParameterStore store(*backend, {{.name = "none", .shape = {1}}});
   layer->bind(store);
   Bench bench(*backend);
   Arena arena(*backend);

@@ -12,9 +12,8 @@ namespace {
 
 TEST(ParameterStore, LaysSegmentsOnBlocks) {
   const auto backend = open_backend("cpu");
-  ParameterStore store(*backend, {{.name = "a", .shape = {3, 5}, .gate_names = {}},
-                                  {.name = "b", .shape = {65}, .gate_names = {}},
-                                  {.name = "c", .shape = {64}, .gate_names = {}}});
+  ParameterStore store(
+      *backend, {{.name = "a", .shape = {3, 5}}, {.name = "b", .shape = {65}}, {.name = "c", .shape = {64}}});
   EXPECT_EQ(store.segment("a").offset, 0);
   EXPECT_EQ(store.segment("b").offset, 64);
   EXPECT_EQ(store.segment("c").offset, 192);
@@ -36,8 +35,7 @@ TEST(ParameterStore, LaysSegmentsOnBlocks) {
 
 TEST(ParameterStore, MaskBits) {
   const auto backend = open_backend("cpu");
-  ParameterStore store(*backend, {{.name = "a", .shape = {70}, .gate_names = {}},
-                                  {.name = "b", .shape = {64}, .gate_names = {}}});
+  ParameterStore store(*backend, {{.name = "a", .shape = {70}}, {.name = "b", .shape = {64}}});
   const uint64_t ones = ~uint64_t{0};
   EXPECT_FALSE(store.masked());
   EXPECT_TRUE(store.mask().empty());
