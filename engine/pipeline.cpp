@@ -1,10 +1,13 @@
 #include "engine/pipeline.hpp"
 
+#include <fcntl.h>
 #include <fmt/ranges.h>
+#include <sys/file.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -147,6 +150,30 @@ bool trains(std::string_view stage) {
   return stage.starts_with("train") || stage.starts_with("retrain") || stage.starts_with("dense_continued");
 }
 
+/// Held while a process works on a run's folder: two at once would write into each other's files.
+class FolderLock {
+ public:
+  FolderLock() = default;
+  ~FolderLock() { release(); }
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+  void take(const fs::path& folder) {
+    descriptor_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor_ >= 0 && ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      release();
+      bad_input("{}: another process is working on this run", folder.string());
+    }
+  }
+  void release() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    descriptor_ = -1;
+  }
+
+ private:
+  int descriptor_ = -1;
+};
+
 /// A run in its folder: stages in a row, each of which leaves its files complete before the checkpoint names
 /// the next one.
 class Run {
@@ -184,12 +211,14 @@ class Run {
   uint64_t weight_file_bytes(const std::string& name) const;
   void write_metrics() const;
   double& seconds_of(const std::string& stage);
+  double seconds_so_far(const std::string& stage) const;
   std::string path(std::string_view name) const { return (folder_ / name).string(); }
   std::string checkpoint_path() const { return path("checkpoint/state.safetensors"); }
   RunReport& report() { return checkpoint_.report; }
 
   Recipe recipe_;
   fs::path folder_;
+  FolderLock lock_;
   RunOptions options_;
   std::unique_ptr<Backend> backend_;
   DataSet data_;
@@ -222,11 +251,14 @@ Run::Run(const std::string& verb, Recipe recipe, const fs::path& folder, const R
   report().folder = folder.string();
 
   // Only now, with recipe, data and model known to be good, does the folder appear.
-  AtomicFolder building(folder_.string(), existing);
-  write_file((fs::path(building.building()) / "recipe.toml").string(), write_recipe(recipe_));
-  fs::create_directory(fs::path(building.building()) / "checkpoint");
-  write_checkpoint((fs::path(building.building()) / "checkpoint/state.safetensors").string(), checkpoint_);
-  building.commit();
+  {
+    AtomicFolder building(folder_.string(), existing);
+    write_file((fs::path(building.building()) / "recipe.toml").string(), write_recipe(recipe_));
+    fs::create_directory(fs::path(building.building()) / "checkpoint");
+    write_checkpoint((fs::path(building.building()) / "checkpoint/state.safetensors").string(), checkpoint_);
+    building.commit();
+  }
+  lock_.take(folder_);
   network_->initialise(recipe_.seed);
 }
 
@@ -237,6 +269,7 @@ Run::Run(const fs::path& folder, const RunOptions& options) : folder_(folder), o
     if (!fs::exists(folder_ / needed))
       bad_input("{}: not the folder of a run: it has no {}", folder_.string(), needed);
   }
+  lock_.take(folder_);
   recipe_ = read_recipe(folder_ / "recipe.toml");
   checkpoint_ = read_checkpoint(checkpoint_path());
   report().folder = folder.string();
@@ -355,7 +388,7 @@ RunReport Run::execute() {
   for (; at != list.end(); ++at) {
     stage_ = *at;
     stage_began_ = Clock::now();
-    stage_seconds_before_ = seconds_of(stage_);
+    stage_seconds_before_ = seconds_so_far(stage_);
     if (options_.stop && options_.stop->requested.load()) {
       save(nullptr);
       throw Error(ErrorKind::interrupted, fmt::format("interrupted before stage \"{}\"", stage_));
@@ -422,6 +455,13 @@ void Run::save(Trainer* trainer) {
   capture(checkpoint_, *network_, trainer);
   write_checkpoint(checkpoint_path(), checkpoint_);
   saved_ = Clock::now();
+}
+
+double Run::seconds_so_far(const std::string& stage) const {
+  for (const auto& [name, seconds] : checkpoint_.report.seconds) {
+    if (name == stage) return seconds;
+  }
+  return 0.0;
 }
 
 double& Run::seconds_of(const std::string& stage) {
@@ -494,10 +534,13 @@ void Run::prune_round(int64_t round) {
   GradientStatistics statistics;
   if (kind != Statistic::none) {
     const auto began = Clock::now();
-    const double before = seconds_of("gradients");
-    statistics = collect_gradients(*network_, *data_.train, recipe_.prune, recipe_.train.loss_reduction, 0,
+    if (options_.listener) options_.listener->stage_begins("gradients");
+    statistics = collect_gradients(*network_, *data_.train, recipe_.prune, recipe_.train.loss_reduction, kind,
                                    options_.listener, options_.stop);
-    seconds_of("gradients") = before + Seconds(Clock::now() - began).count();
+    const auto taken = Clock::now() - began;
+    stage_began_ += taken;  // a figure of its own
+    seconds_of("gradients") += Seconds(taken).count();
+    if (options_.listener) options_.listener->stage_ends("gradients", Seconds(taken).count());
   }
   ParameterStore& store = network_->store();
   if (!store.masked()) store.enable_mask();
@@ -643,7 +686,7 @@ int64_t gradients_of(const fs::path& model, const Recipe& recipe, const fs::path
   const std::unique_ptr<Network> network = load_model(*backend, model);
   check_same_shape(network->data_shape(), data.shape, model);
   const GradientStatistics statistics = collect_gradients(
-      *network, *data.train, recipe.prune, recipe.train.loss_reduction, 0, options.listener, options.stop);
+      *network, *data.train, recipe.prune, recipe.train.loss_reduction, {}, options.listener, options.stop);
   save_gradients(output, network->store(), statistics, options.force);
   return statistics.batches;
 }

@@ -126,43 +126,41 @@ Criterion find_criterion(std::string_view name) {
 }
 
 VectorView<float> GradientStatistics::of(Statistic statistic) const {
-  switch (statistic) {
-    case Statistic::sum:
-      return sum.vector<float>(size);
-    case Statistic::absolute:
-      return absolute.vector<float>(size);
-    case Statistic::squared:
-      return squared.vector<float>(size);
-    case Statistic::none:
-      break;
-  }
-  return {};
+  const Buffer* buffer = statistic == Statistic::sum        ? &sum
+                         : statistic == Statistic::absolute ? &absolute
+                         : statistic == Statistic::squared  ? &squared
+                                                            : nullptr;
+  return buffer && buffer->bytes() != 0 ? buffer->vector<float>(size) : VectorView<float>{};
 }
 
-GradientStatistics make_statistics(ParameterStore& store) {
+GradientStatistics make_statistics(ParameterStore& store, std::optional<Statistic> only) {
   GradientStatistics statistics;
   statistics.size = store.size();
-  for (Buffer* buffer : {&statistics.sum, &statistics.absolute, &statistics.squared}) {
-    *buffer =
+  const auto make = [&](Statistic kind, Buffer& buffer) {
+    if (only && *only != kind) return;
+    buffer =
         Buffer(store.backend(), store.size() * static_cast<int64_t>(sizeof(float)), "gradient statistics");
-    store.backend().fill_zero(buffer->data(), buffer->bytes());
-  }
+    store.backend().fill_zero(buffer.data(), buffer.bytes());
+  };
+  make(Statistic::sum, statistics.sum);
+  make(Statistic::absolute, statistics.absolute);
+  make(Statistic::squared, statistics.squared);
   return statistics;
 }
 
 GradientStatistics collect_gradients(Network& network, BatchSource& source, const PruneConfig& config,
-                                     std::string_view loss_reduction, int64_t epoch,
+                                     std::string_view loss_reduction, std::optional<Statistic> only,
                                      ProgressListener* listener, const StopToken* stop) {
   using Clock = std::chrono::steady_clock;
   using Seconds = std::chrono::duration<double>;
   ParameterStore& store = network.store();
   Backend& backend = network.backend();
-  GradientStatistics statistics = make_statistics(store);
+  GradientStatistics statistics = make_statistics(store, only);
   if (config.gradient_batch_size < -1) {
     bad_input("prune.gradient_batch_size is {}; expected -1 (all sequences), 0 (the data's own) or a size",
               config.gradient_batch_size);
   }
-  source.start_epoch(epoch);
+  source.start_epoch(0);
   network.reset_state();
   network.take_totals();
   Rebatcher batches(source, config.gradient_batch_size);
@@ -200,8 +198,12 @@ GradientStatistics collect_gradients(Network& network, BatchSource& source, cons
   network.zero_gradients();
   network.reset_state();
   // Sums carry a value that is not finite to the end: one look there suffices.
-  backend.optimizer().gradient_norm(statistics.of(Statistic::absolute), {}, norm.vector<double>(1));
-  const double total = backend.download(norm.vector<double>(1))[0];
+  double total = 0.0;
+  for (Statistic kind : {Statistic::sum, Statistic::absolute, Statistic::squared}) {
+    if (statistics.of(kind).empty()) continue;
+    backend.optimizer().gradient_norm(statistics.of(kind), {}, norm.vector<double>(1));
+    total += backend.download(norm.vector<double>(1))[0];
+  }
   const LossTotals totals = network.take_totals();
   if (!std::isfinite(total) || !std::isfinite(totals.loss)) {
     failure("stage \"gradients\": among {} batches there is a {} that is not finite", statistics.batches,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,16 +31,17 @@ struct GradientStatistics {
   VectorView<float> of(Statistic statistic) const;
 };
 
-/// Zeroed buffers for the statistics of `store`.
-GradientStatistics make_statistics(ParameterStore& store);
+/// Zeroed buffers for the statistics of `store`: all three, or `only` one (none for Statistic::none).
+GradientStatistics make_statistics(ParameterStore& store, std::optional<Statistic> only = {});
 
-/// Passes over training batches with dropout off and adds their gradients up. The first `batches` batches of
-/// epoch `epoch` (0: all of it), joined along the batch to `batch_size` sequences each (0: as the source cuts
-/// them; −1: all sequences at once). Text batches, whose state is carried, can't be joined: only 0 serves
-/// them. Leaves the values alone and the store's gradients zero; the carried state ends zero. Throws
-/// Error(failure) naming the batch when a gradient is not finite.
+/// Passes over training batches with dropout off and adds their gradients up: of the first `gradient_batches`
+/// batches of epoch 0 (0: all of it), joined along the batch to `gradient_batch_size` sequences each (0: as
+/// the source cuts them; −1: all sequences at once). Text batches, whose state is carried, can't be joined:
+/// only 0 serves them. `only`: the statistic that is wanted; each costs a pass over its buffer a batch.
+/// Leaves the values alone and the store's gradients zero; the carried state ends zero. Throws Error(failure)
+/// when a gradient is not finite.
 GradientStatistics collect_gradients(Network& network, BatchSource& source, const PruneConfig& config,
-                                     std::string_view loss_reduction, int64_t epoch = 0,
+                                     std::string_view loss_reduction, std::optional<Statistic> only = {},
                                      ProgressListener* listener = nullptr, const StopToken* stop = nullptr);
 
 /// Scores and cuts the store's weights in place by one statistic ([store.size()], or empty where the

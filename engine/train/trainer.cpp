@@ -266,8 +266,9 @@ void Trainer::cut_along(int64_t step) {
   const PruneOutcome outcome = gradual_->cut(step, [&] {
     PruneConfig pass = *setup_.gradual;
     pass.gradient_batch_size = 0;
-    const GradientStatistics statistics = collect_gradients(
-        *network_, *setup_.train, pass, setup_.config.loss_reduction, 0, setup_.listener, setup_.stop);
+    const GradientStatistics statistics =
+        collect_gradients(*network_, *setup_.train, pass, setup_.config.loss_reduction, gradual_->kind(),
+                          setup_.listener, setup_.stop);
     had = static_cast<uint64_t>(statistics.batches);
     gradual_->observe_statistics(statistics.of(gradual_->kind()), static_cast<uint64_t>(statistics.batches));
   });

@@ -53,7 +53,7 @@ TEST(Resume, InterruptedAtEveryStageAndEpochTheRunIsTheSame) {
     const Recipe recipe = recipe_for(scratch / "text.txt", schedule);
     const fs::path straight = scratch / (std::string("straight ") + schedule);
     const RunReport expected = run_recipe(recipe, straight);
-    for (int64_t at = 1;; at += 3) {
+    for (int64_t at = 1;; at += 4) {
       SCOPED_TRACE(testing::Message() << schedule << ", call " << at);
       const fs::path folder = scratch / ("run " + std::to_string(at) + schedule);
       bool interrupted = false;
@@ -94,6 +94,25 @@ TEST(Resume, NeedsTheSameThreadsAndTheSameData) {
   EXPECT_THROW(resume_run(scratch / "absent"), Error);
   fs::create_directory(scratch / "empty");
   EXPECT_THROW(resume_run(scratch / "empty"), Error);
+}
+
+TEST(Resume, OneProcessAtATime) {
+  const Scratch scratch("lock");
+  test::write_text(scratch / "text.txt", 150);
+  class Second : public ProgressListener {
+   public:
+    explicit Second(fs::path folder) : folder_(std::move(folder)) {}
+    void epoch_ends(const Progress&) override {
+      EXPECT_THROW(resume_run(folder_), Error);
+      ++tries;
+    }
+    int tries = 0;
+
+   private:
+    fs::path folder_;
+  } listener(scratch / "run");
+  run_recipe(recipe_for(scratch / "text.txt", "one-shot"), scratch / "run", {.listener = &listener});
+  EXPECT_GT(listener.tries, 0);
 }
 
 TEST(Resume, VerbsThatTrainAreTakenUpToo) {
@@ -158,13 +177,11 @@ TEST(Resume, KilledRunsGoOn) {
   recipe.train.checkpoint_seconds = recipe.retrain.checkpoint_seconds = 0;  // at every epoch's end
   recipe.train.epochs = 4;
   { std::ofstream(scratch / "recipe.toml") << write_recipe(recipe); }
-  const auto began = std::chrono::steady_clock::now();
   const RunReport expected = run_recipe(recipe, scratch / "straight");
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   int kills = 0;
-  // Each life is somewhat longer than the one before, so that the last one sees the end.
-  for (double life = 0.4 * seconds;; life *= 1.3) {
-    if (run_child(scratch / "run", scratch / "recipe.toml", static_cast<int>(life * 1000.0))) break;
+  // Each life is longer than the one before: the first ends before there is a folder, the last sees the end.
+  for (double life = 30.0;; life *= 1.4) {
+    if (run_child(scratch / "run", scratch / "recipe.toml", static_cast<int>(life))) break;
     ++kills;
     ASSERT_LT(kills, 40);
   }

@@ -19,11 +19,13 @@ namespace coppice::test {
 
 namespace fs = std::filesystem;
 
-/// A folder that is gone after the test.
+/// A folder that is gone after the test; in memory where there is such a place, because a run waits for the
+/// disk some hundred times.
 class Scratch {
  public:
   explicit Scratch(const std::string& name)
-      : path_(fs::temp_directory_path() / ("coppice-" + name + "-" + std::to_string(::getpid()))) {
+      : path_((::access("/dev/shm", W_OK) == 0 ? fs::path("/dev/shm") : fs::temp_directory_path()) /
+              ("coppice-" + name + "-" + std::to_string(::getpid()))) {
     fs::remove_all(path_);
     fs::create_directories(path_);
   }

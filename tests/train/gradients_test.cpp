@@ -81,6 +81,20 @@ TEST(Gradients, OfAllSequencesAtOnceAreThoseOfTheMeanLoss) {
   }
 }
 
+TEST(Gradients, OneStatisticAloneIsTheSame) {
+  const auto backend = open_backend("cpu", {.threads = 1});
+  SmallSource source(Task::language_model, 5);
+  const auto network = small_network(*backend, Task::language_model);
+  const GradientStatistics all = collect_gradients(*network, source, {}, "mean");
+  for (Statistic kind : {Statistic::sum, Statistic::absolute, Statistic::squared}) {
+    const GradientStatistics one = collect_gradients(*network, source, {}, "mean", kind);
+    EXPECT_TRUE(test::same_bits(host(*network, one.of(kind)), host(*network, all.of(kind))));
+    for (Statistic other : {Statistic::sum, Statistic::absolute, Statistic::squared}) {
+      EXPECT_EQ(one.of(other).empty(), other != kind);
+    }
+  }
+}
+
 TEST(Gradients, TextIsNotJoined) {
   const auto backend = open_backend("cpu", {.threads = 1});
   SmallSource source(Task::language_model, 6);
