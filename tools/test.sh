@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Builds and runs every test: the ordinary build, then one under the address and undefined-behaviour sanitizers.
+#   tools/test.sh              all of it
+#   tools/test.sh --quick      the inner loop: the fast suites of build/ alone
+#   tools/test.sh --coverage   lines and branches that the tests reach, in build-coverage/
+# Exits non-zero when anything fails. The last line is "N passed, N failed, N skipped" (test cases).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mode=${1:-all}
+case "$mode" in
+  all | --quick | --coverage) ;;
+  *) echo "usage: tools/test.sh [--quick | --coverage]" >&2; exit 2 ;;
+esac
+
+passed=0 failed=0 skipped=0
+skip_lines=""
+
+launcher=()
+command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+
+# build FOLDER [cmake settings...]
+build() {
+  local folder=$1
+  shift
+  echo "== Building $folder"
+  cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCOPPICE_TESTS=ON "${launcher[@]}" "$@" >/dev/null
+  cmake --build "$folder" -- --quiet
+}
+
+# Adds the cases of one suite to the counts. Google Test writes one XML a suite; a suite without (it crashed, or is
+# not a Google Test) counts as one case, by what ctest says of it.
+count_suite() {
+  local name=$1 status=$2 xml=$3 label=$4
+  if [ ! -s "$xml" ]; then
+    if [ "$status" = run ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+    return
+  fi
+  local counts
+  counts=$(awk '
+    /<testcase / { total += 1; this_failed = 0; if (/result="skipped"/) skipped += 1; if (/status="notrun"/) total -= 1 }
+    /<failure / && !this_failed { failures += 1; this_failed = 1 }
+    END { printf "%d %d %d", total - failures - skipped, failures, skipped }' "$xml")
+  read -r p f s <<<"$counts"
+  # A failure outside of the cases (a sanitizer report at exit, a crash after the last case) must not get lost.
+  [ "$status" != run ] && [ "$f" -eq 0 ] && f=1
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  skip_lines+=$(awk -v suite="$label$name" '
+    /<testcase / { match($0, / name="[^"]*"/); test = substr($0, RSTART + 7, RLENGTH - 8)
+                   if (match($0, /classname="[^"]*"/)) test = substr($0, RSTART + 11, RLENGTH - 12) "." test }
+    /<skipped message=/ { match($0, /message="[^"]*"/); why = substr($0, RSTART + 9, RLENGTH - 10)
+                          sub(/^.*&#x0A;/, "", why); print "  " suite ": " test ": " why }' "$xml")
+  [ -z "$skip_lines" ] || [ "${skip_lines: -1}" = $'\n' ] || skip_lines+=$'\n'
+}
+
+# run FOLDER LABEL [ctest options...]
+run() {
+  local folder=$1 label=$2
+  shift 2
+  echo "== Testing $folder"
+  rm -rf "$folder/results"
+  mkdir -p "$folder/results"
+  local junit=$PWD/$folder/results/ctest.junit
+  # OpenMP's workers sleep between parallel regions: beside another suite, spinning costs more than it gains.
+  GTEST_OUTPUT=xml:$PWD/$folder/results/ OMP_WAIT_POLICY=passive \
+    UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 \
+    ctest --test-dir "$folder" --output-on-failure --no-tests=error -j "$(nproc)" --output-junit "$junit" "$@" || true
+  [ -s "$junit" ] || { echo "ctest gave no results in $folder" >&2; failed=$((failed + 1)); return; }
+  local name status
+  while read -r name status; do
+    count_suite "$name" "$status" "$folder/results/test_$name.xml" "$label"
+  done < <(awk '/<testcase / { match($0, / name="[^"]*"/); name = substr($0, RSTART + 7, RLENGTH - 8)
+                              match($0, / status="[^"]*"/); print name, substr($0, RSTART + 9, RLENGTH - 10) }' "$junit")
+}
+
+report() {
+  if [ -n "$skip_lines" ]; then
+    echo "== Skipped, and why"
+    printf '%s' "$skip_lines" | sort | uniq
+  fi
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
+
+case "$mode" in
+  --quick)
+    tools/dependencies.sh --tests
+    build build
+    run build "" -L fast
+    ;;
+  --coverage)
+    tools/dependencies.sh --tests --coverage
+    build build-coverage -DCOPPICE_COVERAGE=ON
+    run build-coverage ""
+    gcovr --root . --object-directory build-coverage --filter 'engine/' --filter 'kernels/' --filter 'tools/' \
+      --exclude-unreachable-branches --exclude-throw-branches --sort-uncovered || true
+    ;;
+  all)
+    tools/dependencies.sh --tests
+    build build
+    run build ""
+    build build-asan -DCOPPICE_SANITIZE=address,undefined
+    run build-asan "sanitizers: "
+    ;;
+esac
+report
