@@ -185,6 +185,7 @@ class Run {
   RunReport execute();
 
  private:
+  RunReport execute_stages();
   void open();
   void check();
   std::vector<std::string> stages() const;
@@ -224,6 +225,7 @@ class Run {
   DataSet data_;
   std::unique_ptr<Network> network_;
   Checkpoint checkpoint_;
+  bool fresh_ = false;  // begun by this process, and no checkpoint saved yet
   std::string stage_;
   double stage_seconds_before_ = 0.0;
   Clock::time_point stage_began_{};
@@ -235,7 +237,10 @@ Run::Run(const std::string& verb, Recipe recipe, const fs::path& folder, const R
     : recipe_(with_absolute_paths(std::move(recipe))), folder_(folder), options_(options) {
   const Existing existing = options_.force ? Existing::replace : Existing::refuse;
   check_output(folder_.string(), existing);
-  if (!output.empty()) check_output(output.string(), existing);
+  if (!output.empty()) {
+    check_output(output.string(), existing);
+    AtomicFolder(output.string(), existing);  // may it be replaced? Known now, not after hours of training
+  }
   checkpoint_.verb = verb;
   checkpoint_.output = output.empty() ? "" : fs::absolute(output).string();
   checkpoint_.source = source.empty() ? "" : fs::absolute(source).string();
@@ -259,6 +264,7 @@ Run::Run(const std::string& verb, Recipe recipe, const fs::path& folder, const R
     building.commit();
   }
   lock_.take(folder_);
+  fresh_ = true;
   network_->initialise(recipe_.seed);
 }
 
@@ -301,7 +307,9 @@ void Run::open() {
     recipe_.model = source.model;
     fixed = source.vocabulary;
   } else if (!recipe_.model.weights.empty()) {
-    recipe_.model = model_of_weights(recipe_.model.weights, recipe_.model);
+    const ModelConfig found = model_of_weights(recipe_.model.weights, recipe_.model);
+    check_model_is_meant(recipe_, found);
+    recipe_.model = found;
     fixed = model_vocabulary(recipe_.model.weights);
   }
   data_ = open_data(recipe_.data, recipe_.seed, fixed ? &*fixed : nullptr, recipe_.model.loss);
@@ -376,6 +384,19 @@ std::vector<std::string> Run::stages() const {
 }
 
 RunReport Run::execute() {
+  try {
+    return execute_stages();
+  } catch (const Error& error) {
+    // What was begun here and failed before a checkpoint is nothing that could be gone on with.
+    if (fresh_ && error.kind() != ErrorKind::interrupted) {
+      std::error_code ignored;
+      fs::remove_all(folder_, ignored);
+    }
+    throw;
+  }
+}
+
+RunReport Run::execute_stages() {
   if (checkpoint_.next.empty()) return report();
   write_metrics();
   const std::vector<std::string> list = stages();
@@ -454,6 +475,7 @@ void Run::save(Trainer* trainer) {
   if (trainer) seconds_of(stage_) = stage_seconds_before_ + Seconds(Clock::now() - stage_began_).count();
   capture(checkpoint_, *network_, trainer);
   write_checkpoint(checkpoint_path(), checkpoint_);
+  fresh_ = false;
   saved_ = Clock::now();
 }
 

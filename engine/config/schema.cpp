@@ -536,6 +536,7 @@ Recipe build(const toml::table& table, std::string_view name, std::span<const st
   for (const Said& s : said) {
     if (s.key->section == "retrain") assign(recipe, *s.key, *s.node, s.where);
   }
+  for (const Said& s : said) recipe.said.push_back(s.key->full_name());
   check_recipe(recipe);
   return recipe;
 }
@@ -644,6 +645,28 @@ void check_recipe(const Recipe& recipe) {
   if (prune.schedule == "iterative" && prune.percentile >= 0.0) {
     bad_input("prune.schedule is \"iterative\" but prune.percentile is set; rounds need prune.sparsity");
   }
+}
+
+void check_model_is_meant(const Recipe& recipe, const ModelConfig& found) {
+  Recipe theirs = recipe;
+  theirs.model = found;
+  Recipe ours = recipe;
+  std::vector<std::string> wrong, remedy;
+  for (const RecipeKey& key : recipe_keys()) {
+    if (key.section != "model" ||
+        std::find(recipe.said.begin(), recipe.said.end(), key.full_name()) == recipe.said.end()) {
+      continue;
+    }
+    const bool shapes = key.name == "cell" || key.name == "embedding" || key.name == "hidden" ||
+                        key.name == "layers" || key.name == "bidirectional";
+    const std::string value = value_text(key, theirs);
+    if (!shapes || value == value_text(key, ours)) continue;
+    wrong.push_back(fmt::format("{} = {}", key.full_name(), value_text(key, ours)));
+    remedy.push_back(fmt::format("--set {}={}", key.full_name(), value));
+  }
+  if (wrong.empty()) return;
+  bad_input("{}: weights for another model than the recipe says ({}); to take theirs: {}",
+            recipe.model.weights, fmt::join(wrong, ", "), fmt::join(remedy, " "));
 }
 
 std::string write_recipe(const Recipe& recipe) {

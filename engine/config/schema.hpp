@@ -52,6 +52,10 @@ Recipe parse_recipe(std::string_view toml, std::string_view name,
 /// What no single key can say: keys that contradict each other, or that another one makes necessary.
 void check_recipe(const Recipe& recipe);
 
+/// Trained weights bring their architecture with them. Throws Error(bad_input) where `found` is not what the
+/// recipe *said* (keys that it left out follow the weights), with the overrides that would mend it.
+void check_model_is_meant(const Recipe& recipe, const ModelConfig& found);
+
 /// The recipe with every key written out, as TOML; `parse_recipe` of it gives the same recipe back.
 std::string write_recipe(const Recipe& recipe);
 

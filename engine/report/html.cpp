@@ -312,8 +312,8 @@ std::string models_section(const RunReport& report) {
       escape(report.unit));
   for (const ModelRow& row : rows) {
     html +=
-        fmt::format("<tr><td>{}</td><td>{}</td><td>{:.4f}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                    escape(row.label), metric_text(report, *row.metrics), row.metrics->loss,
+        fmt::format("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                    escape(row.label), metric_text(report, *row.metrics), loss_text(row.metrics->loss),
                     row.bytes != 0 ? bytes_text(static_cast<double>(row.bytes)) : "&ndash;",
                     row.metrics->units_per_second > 0 ? count_text(row.metrics->units_per_second) : "&ndash;",
                     count_text(static_cast<double>(row.metrics->optimizer_steps)));

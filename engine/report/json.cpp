@@ -21,19 +21,42 @@ double sparsity_of(uint64_t kept, uint64_t size) {
   return size == 0 ? 0.0 : 1.0 - static_cast<double>(kept) / static_cast<double>(size);
 }
 
-Json metrics_json(const RunReport& report, const std::optional<ModelMetrics>& metrics) {
-  if (!metrics) return nullptr;
-  Json json;
-  json["split"] = metrics->split;
-  json["loss"] = number(metrics->loss);
-  if (report.task == "language_model") json["perplexity"] = number(metrics->perplexity);
-  if (report.metric == "bits_per_char") json["bits_per_char"] = number(metrics->bits_per_char);
-  json["accuracy"] = number(metrics->accuracy);
-  json["targets"] = metrics->targets;
-  json["optimizer_steps"] = metrics->optimizer_steps;
-  json["seconds"] = number(metrics->seconds);
-  json["units_per_second"] = number(metrics->units_per_second);
-  return json;
+Json metrics_or_null(const RunReport& report, const std::optional<ModelMetrics>& metrics) {
+  return metrics ? metrics_json(report, *metrics) : Json(nullptr);
+}
+
+/// tensors[], gates[] and groups[] into `json`.
+void add_outcome(Json& json, const std::vector<TensorOutcome>& tensors,
+                 const std::vector<GroupOutcome>& groups) {
+  json["tensors"] = Json::array();
+  json["gates"] = Json::array();
+  for (const TensorOutcome& tensor : tensors) {
+    json["tensors"].push_back({{"name", tensor.name},
+                               {"shape", tensor.shape},
+                               {"pruned", tensor.pruned},
+                               {"size", tensor.size},
+                               {"kept", tensor.kept},
+                               {"sparsity", sparsity_of(tensor.kept, tensor.size)}});
+    for (size_t g = 0; g < tensor.gate_names.size(); ++g) {
+      std::vector<int64_t> shape = tensor.shape;
+      if (!shape.empty()) shape[0] /= static_cast<int64_t>(tensor.gate_names.size());
+      json["gates"].push_back({{"name", tensor.name + ":" + tensor.gate_names[g]},
+                               {"tensor", tensor.name},
+                               {"gate", tensor.gate_names[g]},
+                               {"shape", shape},
+                               {"size", tensor.gate_size[g]},
+                               {"kept", tensor.gate_kept[g]},
+                               {"sparsity", sparsity_of(tensor.gate_kept[g], tensor.gate_size[g])}});
+    }
+  }
+  json["groups"] = Json::array();
+  for (const GroupOutcome& group : groups) {
+    json["groups"].push_back({{"name", group.name},
+                              {"units", group.units},
+                              {"cut", group.cut},
+                              {"threshold", number(group.threshold)},
+                              {"threshold_text", group.threshold_text}});
+  }
 }
 
 // Reading: a field of another type than ours makes nlohmann throw, which parse_report turns into our message.
@@ -64,6 +87,27 @@ std::optional<ModelMetrics> read_metrics(const Json& json) {
 
 }  // namespace
 
+nlohmann::ordered_json metrics_json(const RunReport& report, const ModelMetrics& metrics) {
+  Json json;
+  json["split"] = metrics.split;
+  json["loss"] = number(metrics.loss);
+  if (report.task == "language_model") json["perplexity"] = number(metrics.perplexity);
+  if (report.metric == "bits_per_char") json["bits_per_char"] = number(metrics.bits_per_char);
+  json["accuracy"] = number(metrics.accuracy);
+  json["targets"] = metrics.targets;
+  json["optimizer_steps"] = metrics.optimizer_steps;
+  json["seconds"] = number(metrics.seconds);
+  json["units_per_second"] = number(metrics.units_per_second);
+  return json;
+}
+
+nlohmann::ordered_json outcome_json(const PruneOutcome& outcome) {
+  Json json;
+  json["parameters"] = {{"total", outcome.total}, {"prunable", outcome.prunable}, {"kept", outcome.kept}};
+  add_outcome(json, outcome.tensors, outcome.groups);
+  return json;
+}
+
 std::string report_json(const RunReport& report) {
   Json json;
   json["schema"] = kReportSchema;
@@ -73,11 +117,11 @@ std::string report_json(const RunReport& report) {
   json["metric"] = report.metric;
   json["unit"] = report.unit;
   json["model"] = report.model;
-  json["metrics"] = {{"dense", metrics_json(report, report.dense)},
-                     {"dense_continued", metrics_json(report, report.dense_continued)},
-                     {"pruned", metrics_json(report, report.pruned)},
-                     {"retrained", metrics_json(report, report.retrained)},
-                     {"sparse", metrics_json(report, report.sparse)}};
+  json["metrics"] = {{"dense", metrics_or_null(report, report.dense)},
+                     {"dense_continued", metrics_or_null(report, report.dense_continued)},
+                     {"pruned", metrics_or_null(report, report.pruned)},
+                     {"retrained", metrics_or_null(report, report.retrained)},
+                     {"sparse", metrics_or_null(report, report.sparse)}};
   json["parameters"] = {{"total", report.parameters.total},
                         {"prunable", report.parameters.prunable},
                         {"kept", report.parameters.kept}};
@@ -88,35 +132,7 @@ std::string report_json(const RunReport& report) {
                      {"schedule", report.schedule},
                      {"sparsity", number(report.sparsity)},
                      {"percentile", report.percentile < 0 ? Json(nullptr) : number(report.percentile)}};
-  json["tensors"] = Json::array();
-  json["gates"] = Json::array();
-  for (const TensorOutcome& tensor : report.tensors) {
-    json["tensors"].push_back({{"name", tensor.name},
-                               {"shape", tensor.shape},
-                               {"pruned", tensor.pruned},
-                               {"size", tensor.size},
-                               {"kept", tensor.kept},
-                               {"sparsity", sparsity_of(tensor.kept, tensor.size)}});
-    for (size_t g = 0; g < tensor.gate_names.size(); ++g) {
-      std::vector<int64_t> shape = tensor.shape;
-      if (!shape.empty()) shape[0] /= static_cast<int64_t>(tensor.gate_names.size());
-      json["gates"].push_back({{"name", tensor.name + ":" + tensor.gate_names[g]},
-                               {"tensor", tensor.name},
-                               {"gate", tensor.gate_names[g]},
-                               {"shape", shape},
-                               {"size", tensor.gate_size[g]},
-                               {"kept", tensor.gate_kept[g]},
-                               {"sparsity", sparsity_of(tensor.gate_kept[g], tensor.gate_size[g])}});
-    }
-  }
-  json["groups"] = Json::array();
-  for (const GroupOutcome& group : report.groups) {
-    json["groups"].push_back({{"name", group.name},
-                              {"units", group.units},
-                              {"cut", group.cut},
-                              {"threshold", number(group.threshold)},
-                              {"threshold_text", group.threshold_text}});
-  }
+  add_outcome(json, report.tensors, report.groups);
   json["cuts"] = Json::array();
   for (const CutRecord& cut : report.cuts) {
     json["cuts"].push_back({{"stage", cut.stage},

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
@@ -14,6 +15,11 @@ inline constexpr int kReportSchema = 1;
 /// report.json. Numbers that are not finite become null, and so do metrics that were not taken and files that
 /// were not written; text that is not UTF-8 gets replacement characters.
 std::string report_json(const RunReport& report);
+
+/// Pieces of it, for verbs that do one step: {parameters, tensors, gates, groups} of a cut, and one model's
+/// metrics as `report`'s task and metric want them.
+nlohmann::ordered_json outcome_json(const PruneOutcome& outcome);
+nlohmann::ordered_json metrics_json(const RunReport& report, const ModelMetrics& metrics);
 
 /// The report of a run that is over. `name` stands for the file in messages. Throws Error(bad_input) when the
 /// text is not such a report or of another schema.

@@ -8,36 +8,6 @@
 namespace coppice {
 namespace {
 
-/// Left-aligned first column, right-aligned others, two blanks in between.
-class TextTable {
- public:
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  std::string text() const {
-    std::vector<size_t> widths;
-    for (const auto& row : rows_) {
-      widths.resize(std::max(widths.size(), row.size()));
-      for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
-    }
-    std::string out;
-    for (const auto& row : rows_) {
-      std::string line = "  ";
-      for (size_t c = 0; c < row.size(); ++c) {
-        if (c == 0) {
-          line += fmt::format("{:<{}}", row[c], widths[c]);
-        } else {
-          line += fmt::format("  {:>{}}", row[c], widths[c]);
-        }
-      }
-      line.erase(line.find_last_not_of(' ') + 1);
-      out += line + "\n";
-    }
-    return out;
-  }
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
-
 double fraction(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
 }
@@ -48,6 +18,24 @@ double gain(const RunReport& report, const ModelMetrics& a, const ModelMetrics& 
 }
 
 }  // namespace
+
+std::string align_columns(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line = "  ";
+    for (size_t c = 0; c < row.size(); ++c) {
+      line += c == 0 ? fmt::format("{:<{}}", row[c], widths[c]) : fmt::format("  {:>{}}", row[c], widths[c]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  return out;
+}
 
 std::string count_text(double count) {
   if (!std::isfinite(count)) return "-";
@@ -100,7 +88,13 @@ std::string metric_title(const RunReport& report) {
 std::string metric_text(const RunReport& report, const ModelMetrics& metrics) {
   if (report.metric == "accuracy") return percent_text(metrics.accuracy);
   if (report.metric == "bits_per_char") return fmt::format("{:.4f}", metrics.bits_per_char);
+  if (!(metrics.perplexity < 1e6)) return fmt::format("{:.3g}", metrics.perplexity);
   return fmt::format("{:.2f}", metrics.perplexity);
+}
+
+std::string loss_text(double loss) {
+  if (!(loss < 1e4)) return fmt::format("{:.4g}", loss);
+  return fmt::format("{:.4f}", loss);
 }
 
 std::string pruning_text(const RunReport& report) {
@@ -130,10 +124,10 @@ std::string kept_table(const std::vector<TensorOutcome>& tensors) {
   for (const TensorOutcome& tensor : tensors) {
     if (tensor.pruned) gates = std::max(gates, tensor.gate_names.size());
   }
-  TextTable table;
-  std::vector<std::string> head = {"tensor", "shape", "kept", "of", "kept"};
+  std::vector<std::vector<std::string>> table;
+  std::vector<std::string> head = {"tensor", "shape", "kept", "of", "share"};
   for (size_t g = 0; g < gates; ++g) head.push_back(g == 0 ? "by gate" : "");
-  table.add(head);
+  table.push_back(head);
   uint64_t whole = 0;
   for (const TensorOutcome& tensor : tensors) {
     if (!tensor.pruned) {
@@ -147,9 +141,9 @@ std::string kept_table(const std::vector<TensorOutcome>& tensors) {
       row.push_back(fmt::format("{} {}", tensor.gate_names[g],
                                 percent_text(fraction(tensor.gate_kept[g], tensor.gate_size[g]))));
     }
-    table.add(std::move(row));
+    table.push_back(std::move(row));
   }
-  std::string text = table.text();
+  std::string text = align_columns(table);
   if (whole != 0)
     text += fmt::format("  (not pruned: {} more weights)\n", count_text(static_cast<double>(whole)));
   return text;
@@ -185,26 +179,28 @@ std::vector<std::string> next_steps(const RunReport& report) {
   return steps;
 }
 
+std::string models_table(const RunReport& report) {
+  const std::vector<ModelRow> rows = model_rows(report);
+  if (rows.empty()) return "";
+  const ModelMetrics& first = *rows.front().metrics;
+  std::vector<std::vector<std::string>> table;
+  table.push_back({"model", metric_title(report), "loss", "on disk", report.unit + "/s", "steps"});
+  for (const ModelRow& row : rows) {
+    table.push_back({row.label, metric_text(report, *row.metrics), loss_text(row.metrics->loss),
+                     row.bytes != 0 ? bytes_text(static_cast<double>(row.bytes)) : "-",
+                     row.metrics->units_per_second > 0 ? count_text(row.metrics->units_per_second) : "-",
+                     count_text(static_cast<double>(row.metrics->optimizer_steps))});
+  }
+  return fmt::format("Held out: the {} split, {} {}\n{}", first.split,
+                     count_text(static_cast<double>(first.targets)),
+                     report.task == "language_model" ? report.unit : "labels", align_columns(table));
+}
+
 std::string closing_table(const RunReport& report) {
   std::string text = fmt::format("{}: {}\n", report.name, report.model);
   if (!report.criterion.empty()) text += fmt::format("pruned by {}\n", pruning_text(report));
-
-  const std::vector<ModelRow> rows = model_rows(report);
-  if (!rows.empty()) {
-    const ModelMetrics& first = *rows.front().metrics;
-    text += fmt::format("\nHeld out: the {} split, {} {}\n", first.split,
-                        count_text(static_cast<double>(first.targets)),
-                        report.task == "language_model" ? report.unit : "labels");
-    TextTable table;
-    table.add({"model", metric_title(report), "loss", "on disk", report.unit + "/s", "steps"});
-    for (const ModelRow& row : rows) {
-      table.add({row.label, metric_text(report, *row.metrics), fmt::format("{:.4f}", row.metrics->loss),
-                 row.bytes != 0 ? bytes_text(static_cast<double>(row.bytes)) : "-",
-                 row.metrics->units_per_second > 0 ? count_text(row.metrics->units_per_second) : "-",
-                 count_text(static_cast<double>(row.metrics->optimizer_steps))});
-    }
-    text += table.text();
-  }
+  const std::string models = models_table(report);
+  if (!models.empty()) text += "\n" + models;
   if (!report.tensors.empty()) text += "\nKept weights\n" + kept_table(report.tensors);
 
   double total = 0;

@@ -15,6 +15,9 @@ namespace coppice {
 /// report lies and what to try next.
 std::string closing_table(const RunReport& report);
 
+/// The models side by side, alone.
+std::string models_table(const RunReport& report);
+
 /// Kept weights per tensor and gate, without the rest.
 std::string kept_table(const std::vector<TensorOutcome>& tensors);
 
@@ -35,7 +38,11 @@ std::vector<ModelRow> model_rows(const RunReport& report);
 /// The figure that the report's metric names, as text: "113.26", "1.9265", "98.5 %".
 std::string metric_text(const RunReport& report, const ModelMetrics& metrics);
 std::string metric_title(const RunReport& report);  // "perplexity", "bits/char", "accuracy"
+std::string loss_text(double loss);
 std::string pruning_text(const RunReport& report);  // "taylor (|w * sum g|), 90 % of ..., one-shot, global"
+
+/// Rows in columns: the first flush left, the others flush right, indented by two.
+std::string align_columns(const std::vector<std::vector<std::string>>& rows);
 
 std::string count_text(double count);                       // 1 234 567
 std::string bytes_text(double bytes);                       // 4.2 MB (powers of ten)

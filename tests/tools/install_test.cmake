@@ -1,0 +1,32 @@
+# Installs into a prefix of its own, builds the examples against it by CMake package and by pkg-config, and runs them.
+#   cmake -DBUILD=... -DSOURCE=... -DWORK=... -P install_test.cmake
+function(run)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE code OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT code EQUAL 0)
+    message(FATAL_ERROR "${ARGV}\n${output}")
+  endif()
+  set(output "${output}" PARENT_SCOPE)
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
+run(${CMAKE_COMMAND} -S ${SOURCE}/tests/tools/consumer -B ${WORK}/consumer -DCMAKE_PREFIX_PATH=${WORK}/prefix
+    -DEXAMPLES=${SOURCE}/tools/examples)
+run(${CMAKE_COMMAND} --build ${WORK}/consumer)
+run(${WORK}/consumer/prune_arrays)
+if(NOT output MATCHES "kept 4 of 10")
+  message(FATAL_ERROR "prune_arrays said: ${output}")
+endif()
+
+file(GLOB_RECURSE pc ${WORK}/prefix/*.pc)
+get_filename_component(pc_folder ${pc} DIRECTORY)
+set(ENV{PKG_CONFIG_PATH} ${pc_folder})
+run(pkg-config --cflags --libs --define-variable=prefix=${WORK}/prefix coppice)
+string(STRIP "${output}" flags)
+separate_arguments(flags)
+run(cc ${SOURCE}/tools/examples/prune_arrays.c ${flags} -o ${WORK}/prune_arrays)
+run(${WORK}/prefix/bin/coppice --version)
+if(NOT EXISTS ${WORK}/prefix/share/coppice/recipes/kjv_word_lm.toml)
+  message(FATAL_ERROR "the recipes were not installed")
+endif()
+file(REMOVE_RECURSE ${WORK})
