@@ -229,6 +229,7 @@ void Trainer::step(const Batch& batch, double rate) {
 // Losses and norms of the steps since the last read. A step whose norm is not finite has changed nothing, so
 // the weights that a checkpoint holds are still good.
 void Trainer::read_back(const Batch& batch) {
+  if (norms_used_ == 0) return;
   const LossTotals totals = network_->take_totals();
   const std::vector<double> norms = network_->backend().download(norms_.vector<double>(norms_used_));
   const int64_t first = state_.step - norms_used_ + 1;
@@ -294,7 +295,9 @@ void Trainer::finish_epoch() {
   record.seconds = state_.epoch_seconds;
   record.units_per_second = state_.epoch_seconds > 0 ? state_.units / state_.epoch_seconds : 0.0;
   if (setup_.valid) {
-    const Evaluation valid = evaluate(*network_, *setup_.valid, "validation");
+    const Evaluation valid = evaluate(
+        *network_, *setup_.valid,
+        fmt::format("{}, validation after epoch {} of {}", setup_.stage, state_.epoch + 1, config.epochs));
     record.valid_loss = valid.totals.mean();
     record.valid_accuracy = valid.totals.count > 0 ? valid.totals.correct / valid.totals.count : 0.0;
     // Before the last cut of a gradual schedule the model is not yet what was asked for: it can't be the

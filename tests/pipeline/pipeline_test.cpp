@@ -92,6 +92,10 @@ TEST(Pipeline, TextFromTheFirstWordToTheSparseModel) {
   // A complete run gives its report again, and isn't overwritten unasked.
   test::expect_same_numbers(resume_run(scratch / "run"), report);
   EXPECT_THROW(run_recipe(recipe, scratch / "run"), Error);
+  recipe.dense_continued = false;
+  const RunReport again = run_recipe(recipe, scratch / "run", {.force = true});
+  EXPECT_EQ(again.sparse->loss, report.sparse->loss);
+  EXPECT_FALSE(again.dense_continued);
 }
 
 TEST(Pipeline, GeneratedSequencesLoseTheInputsThatSayNothing) {
