@@ -26,7 +26,7 @@ inline double fma_loop(long loops) {
   "1:\n" COPPICE_FMA(reg) "0\n" COPPICE_FMA(reg) "1\n" COPPICE_FMA(reg) "2\n" COPPICE_FMA(reg) "3\n"      \
       COPPICE_FMA(reg) "4\n" COPPICE_FMA(reg) "5\n" COPPICE_FMA(reg) "6\n" COPPICE_FMA(reg) "7\n"         \
       COPPICE_FMA(reg) "8\n" COPPICE_FMA(reg) "9\n" COPPICE_FMA(reg) "10\n" COPPICE_FMA(reg) "11\n"       \
-      "dec %0\njnz 1b\n"
+      "dec %0\njnz 1b\nvzeroupper\n"
   if (__builtin_cpu_supports("avx512f")) {
     asm volatile("vpxorq %%zmm14,%%zmm14,%%zmm14\nvpxorq %%zmm15,%%zmm15,%%zmm15\n" COPPICE_FMA_LOOP("z")
                  : "+r"(loops)::"cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
