@@ -140,10 +140,11 @@ void tile(const TileWork& work) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) w[p * V + v] = T::load(b + p * work.b_panel + v * kWidth);
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      __builtin_prefetch(next_b + p * work.b_panel);
-      if (kLanes == 16 && V == 2) __builtin_prefetch(next_b + p * work.b_panel + kLanes);
+    // A single row reads every line once, in several streams: the processor's own prefetchers do better
+    // there.
+    if (P == 1) {
+      __builtin_prefetch(next_b);
+      if (kLanes == 16 && V == 2) __builtin_prefetch(next_b + kLanes);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -161,9 +162,6 @@ void tile(const TileWork& work) {
     for (int v = 0; v < kColumns; ++v) T::store(work.c + r * c_stride + v * kWidth, sum[r][v]);
   }
 }
-
-/// How far ahead of a stream that is read once its lines are asked for: 2 KiB cover the latency of memory.
-constexpr int64_t kStreamAhead = 512;
 
 using Tile = void (*)(const TileWork&);
 
@@ -294,6 +292,12 @@ void transpose_rows(const float* from, int64_t stride, int64_t rows, int64_t dep
 /// they please in A itself: at strides of a power of two they would fight for one set of the cache.
 void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, int64_t k0, int64_t depth,
             float* packed) {
+  if (split.step == 1) {
+    const float* from = block.a + first_row * (block.a_by_depth ? 1 : block.a_stride);
+    const int64_t stride = block.a_by_depth ? block.a_stride : 1;
+    for (int64_t k = 0; k < depth; ++k) packed[k] = from[(k0 + k) * stride];
+    return;
+  }
   if (!block.a_by_depth) {
     for (int64_t t = 0; t < split.tiles; ++t) {
       const float* from = block.a + (first_row + split.begin(t)) * block.a_stride + k0;
@@ -451,8 +455,6 @@ void multiply_few(const GemmBlock& block, float* scratch) {
                                   scratch + split.floats(k0) + split.offset(t, depth), split.step,
                                   block.panels + panel_offset(p, block.depth) + k0 * packed);
         if (wide) {
-          work.next_b = work.b + kStreamAhead;
-          work.next_b_step = packed;
           tiles.wide[block.rows - 1](work);
           continue;
         }
