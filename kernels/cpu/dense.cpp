@@ -35,10 +35,6 @@ float* thread_scratch(int64_t floats) {
   return scratch.floats(floats, "a product's working memory");
 }
 
-int64_t panel_count(const GemmKernels& kernels, int64_t columns) {
-  return (columns + kernels.panel_columns - 1) / kernels.panel_columns;
-}
-
 /// How C is cut for `threads`: into row_parts x panel_parts shares, the cut whose largest share is cheapest.
 struct Grid {
   int64_t row_parts = 1;
@@ -65,7 +61,7 @@ Grid choose_grid(const GemmKernels& kernels, const GemmBlock& whole, int64_t pan
 }
 
 void multiply_parallel(const GemmKernels& kernels, const GemmBlock& whole, int64_t threads) {
-  const int64_t panels = panel_count(kernels, whole.columns);
+  const int64_t panels = kernels.panel_count(whole.columns);
   const bool alone = whole.rows * whole.depth * whole.columns < kParallelWork;
   const Grid grid = alone ? Grid{} : choose_grid(kernels, whole, panels, threads);
   const int64_t shares = grid.row_parts * grid.panel_parts;
@@ -96,7 +92,7 @@ using Pack = void (*)(const float*, int64_t, int64_t, int64_t, int64_t, int64_t,
 /// Packs a B [depth, columns] whose elements lie in `source`.
 void pack_parallel(const GemmKernels& kernels, Pack pack, const float* source, int64_t stride, int64_t depth,
                    int64_t columns, float* panels, int64_t threads) {
-  const int64_t count = panel_count(kernels, columns);
+  const int64_t count = kernels.panel_count(columns);
   const int64_t parts = depth * columns < kParallelWork ? 1 : std::min(threads, count);
   if (parts <= 1) return pack(source, stride, depth, columns, 0, count, panels);
 #pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static)
@@ -230,7 +226,7 @@ void multiply_few(const GemmKernels& kernels, const float* panels, const float* 
   block.depth = depth;
   block.columns = columns;
   if (depth == 0) return start_only(block);
-  block.last_panel = panel_count(kernels, columns);
+  block.last_panel = kernels.panel_count(columns);
   kernels.multiply(block, thread_scratch(kernels.scratch_floats(rows, depth, false)));
 }
 

@@ -65,20 +65,28 @@ inline int64_t depth_block(int64_t depth) {
   return (depth + blocks - 1) / blocks;
 }
 
-// B's columns come in panels of kPanel, [depth][kPanel]; a rest may take one of kLanes
-// or kHalf: with 200 columns, a common width, whole vectors alone would waste one lane in twenty-six.
-inline int64_t panel_offset(int64_t panel, int64_t depth) {
-  return panel * kPanel * depth;
-}
-inline int64_t panel_count(int64_t columns) {
-  return (columns + kPanel - 1) / kPanel;
-}
-inline int64_t panel_width(int64_t panel, int64_t columns) {
-  return min(kPanel, columns - panel * kPanel);
-}
-inline int64_t packed_width(int64_t width) {
-  return width > kLanes ? kPanel : width > kHalf ? kLanes : kHalf;
-}
+/// B's columns in panels, [depth][panel's columns]: of kPanel, and at the end what wastes least: one of
+/// kPanel, of kLanes or of kHalf, or one of kLanes and one of kHalf. (With 200 columns, a common width, whole
+/// vectors alone would waste one lane in twenty-six, with 50 one in four.)
+struct Panels {
+  int64_t full, rest;
+  bool two_for_rest;
+  explicit Panels(int64_t columns)
+      : full(columns / kPanel),
+        rest(columns % kPanel),
+        two_for_rest(kHalf < kLanes && rest > kLanes && rest <= kLanes + kHalf) {}
+  int64_t count() const { return full + (rest == 0 ? 0 : two_for_rest ? 2 : 1); }
+  /// Its first column, in B and in what is packed: only the last panel is padded.
+  int64_t begin(int64_t p) const { return p <= full ? p * kPanel : full * kPanel + kLanes; }
+  int64_t width(int64_t p) const {
+    return p < full ? kPanel : p > full ? rest - kLanes : two_for_rest ? kLanes : rest;
+  }
+  /// Columns that it takes when packed.
+  int64_t packed(int64_t p) const { return packed_width(width(p)); }
+  static int64_t packed_width(int64_t width) {
+    return width > kLanes ? kPanel : width > kHalf ? kLanes : kHalf;
+  }
+};
 
 /// C [R rows, P panels of V vectors] (+)= A [depth][a_step >= R] · B [depth][V vectors] in each of the
 /// panels.
@@ -190,7 +198,7 @@ constexpr TileTable tiles;
 /// One tile, `width` of whose packed columns are real; at C's right edge it is computed beside C, then
 /// copied.
 void run_tile(int64_t rows, int64_t width, TileWork& work) {
-  const int64_t packed = packed_width(width);
+  const int64_t packed = Panels::packed_width(width);
   const Tile tile = (packed == kPanel ? tiles.two : packed == kLanes ? tiles.one : tiles.half)[rows - 1];
   if (width == packed) return tile(work);
 
@@ -254,6 +262,13 @@ inline Vec merge_high(Vec a, Vec b, Indices<I...>) {
 }
 
 constexpr int64_t kDepthsAtOnce = 8;
+
+/// Fewer than kPanel elements, where whole vectors would read or write past the end.
+inline void copy_narrow(const float* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + kHalf <= count; i += kHalf) Half::store(to + i, Half::load(from + i));
+  for (; i < count; ++i) to[i] = from[i];
+}
 
 /// Transposes kLanes rows of kLanes elements: log2(kLanes) rounds that swap ever smaller off-diagonal blocks.
 template <int W = kLanes / 2>
@@ -322,17 +337,22 @@ void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, in
         }
       } else {
         for (int64_t k = 0; k < steps; ++k, from += block.a_stride, to += split.step) {
-          for (int64_t r = 0; r < split.size(t); ++r) to[r] = from[r];
+          copy_narrow(from, split.size(t), to);
         }
       }
     }
   }
 }
 
+int64_t panel_count(int64_t columns) {
+  return Panels(columns).count();
+}
+
 int64_t packed_floats(int64_t depth, int64_t columns) {
-  if (columns == 0) return 0;
-  const int64_t last = panel_count(columns) - 1;
-  return panel_offset(last, depth) + packed_width(panel_width(last, columns)) * depth + kLanes;
+  const Panels panels(columns);
+  if (panels.count() == 0) return 0;
+  const int64_t last = panels.count() - 1;
+  return (panels.begin(last) + panels.packed(last)) * depth + kLanes;
 }
 
 int64_t scratch_floats(int64_t rows, int64_t depth, bool pack_b) {
@@ -344,7 +364,7 @@ int64_t scratch_floats(int64_t rows, int64_t depth, bool pack_b) {
 
 /// One panel of B for `depth` steps; `from` is its first element.
 void pack_panel_transposed(const float* from, int64_t stride, int64_t depth, int64_t width, float* to) {
-  const int64_t packed = packed_width(width);
+  const int64_t packed = Panels::packed_width(width);
   for (int64_t j = 0; j < packed; j += kLanes) {
     transpose_rows(from + j * stride, stride, width - j, depth, to + j, packed);
   }
@@ -353,21 +373,21 @@ void pack_panel_transposed(const float* from, int64_t stride, int64_t depth, int
 /// The rows of B [depth, columns] -> slices of panels [first, last) that lie at `panels`, `panel_depth` deep
 /// each.
 void pack_rows(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
-               int64_t last, float* panels, int64_t panel_depth) {
+               int64_t last, float* to_panels, int64_t panel_depth) {
+  const Panels panels(columns);
   for (int64_t k1 = 0; k1 < depth; k1 += kDepthsAtOnce) {
     const int64_t steps = min(kDepthsAtOnce, depth - k1);
     for (int64_t p = first; p < last; ++p) {
-      const int64_t width = panel_width(p, columns), packed = packed_width(width);
-      const float* from = source + k1 * stride + p * kPanel;
-      float* to = panels + panel_offset(p - first, panel_depth) + k1 * packed;
+      const int64_t width = panels.width(p), packed = panels.packed(p);
+      const float* from = source + k1 * stride + panels.begin(p);
+      float* to = to_panels + (panels.begin(p) - panels.begin(first)) * panel_depth + k1 * packed;
       for (int64_t k = 0; k < steps; ++k, from += stride, to += packed) {
         if (width == kPanel) {
           store(to, load(from));
           store(to + kLanes, load(from + kLanes));
-        } else if (width == kHalf) {
-          Half::store(to, Half::load(from));
         } else {
-          for (int64_t j = 0; j < packed; ++j) to[j] = j < width ? from[j] : 0.0f;
+          copy_narrow(from, width, to);
+          for (int64_t j = width; j < packed; ++j) to[j] = 0.0f;
         }
       }
     }
@@ -375,16 +395,17 @@ void pack_rows(const float* source, int64_t stride, int64_t depth, int64_t colum
 }
 
 void pack_transposed(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
-                     int64_t last, float* panels) {
+                     int64_t last, float* to) {
+  const Panels panels(columns);
   for (int64_t p = first; p < last; ++p) {
-    pack_panel_transposed(source + p * kPanel * stride, stride, depth, panel_width(p, columns),
-                          panels + panel_offset(p, depth));
+    pack_panel_transposed(source + panels.begin(p) * stride, stride, depth, panels.width(p),
+                          to + panels.begin(p) * depth);
   }
 }
 
 void pack(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first, int64_t last,
-          float* panels) {
-  pack_rows(source, stride, depth, columns, first, last, panels + panel_offset(first, depth), depth);
+          float* to) {
+  pack_rows(source, stride, depth, columns, first, last, to + Panels(columns).begin(first) * depth, depth);
 }
 
 /// Brings a part of a matrix into L2, a few lines at a time between the tiles: packing it later then does not
@@ -417,17 +438,17 @@ struct Fetch {
 };
 
 /// What all tiles of a share have in common.
-inline TileWork tile_work(const GemmBlock& block, int64_t panel, int64_t row, int64_t k0, int64_t depth,
+inline TileWork tile_work(const GemmBlock& block, int64_t column, int64_t row, int64_t k0, int64_t depth,
                           const float* a, int64_t a_step, const float* b) {
   TileWork work;
   work.depth = depth;
   work.a = a;
   work.a_step = a_step;
   work.b = b;
-  work.b_panel = panel_offset(1, block.depth);
-  work.c = block.c + row * block.c_stride + panel * kPanel;
+  work.b_panel = kPanel * block.depth;
+  work.c = block.c + row * block.c_stride + column;
   work.c_stride = block.c_stride;
-  work.bias = k0 == 0 && block.bias != nullptr ? block.bias + panel * kPanel : nullptr;
+  work.bias = k0 == 0 && block.bias != nullptr ? block.bias + column : nullptr;
   work.from_c = k0 > 0 || block.accumulate;
   work.next_b = work.b;
   work.next_b_step = 0;
@@ -443,17 +464,17 @@ void multiply_few(const GemmBlock& block, float* scratch) {
   for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
     pack_a(block, 0, split, k0, min(depth_step, block.depth - k0), scratch + split.floats(k0));
   }
+  const Panels panels(block.columns);
   const int64_t step = wide_panels(block.rows);
   for (int64_t p = block.first_panel; p < block.last_panel;) {
-    const bool wide =
-        step > 1 && p + step <= block.last_panel && panel_width(p + step - 1, block.columns) == kPanel;
-    const int64_t width = panel_width(p, block.columns), packed = packed_width(width);
+    const bool wide = step > 1 && p + step <= min(block.last_panel, panels.full);
+    const int64_t width = panels.width(p), packed = panels.packed(p);
     for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
       const int64_t depth = min(depth_step, block.depth - k0);
       for (int64_t t = 0; t < split.tiles; ++t) {
-        TileWork work = tile_work(block, p, split.begin(t), k0, depth,
+        TileWork work = tile_work(block, panels.begin(p), split.begin(t), k0, depth,
                                   scratch + split.floats(k0) + split.offset(t, depth), split.step,
-                                  block.panels + panel_offset(p, block.depth) + k0 * packed);
+                                  block.panels + panels.begin(p) * block.depth + k0 * packed);
         if (wide) {
           tiles.wide[block.rows - 1](work);
           continue;
@@ -472,21 +493,21 @@ void multiply_few(const GemmBlock& block, float* scratch) {
 void multiply_tiles(const GemmBlock& block, int64_t row, const RowSplit& split, int64_t k0, int64_t depth,
                     const float* a, int64_t p0, int64_t p1, const float* b, int64_t b_depth,
                     int64_t b_depth_begin, Fetch& fetch, int64_t fetch_lines) {
+  const Panels panels(block.columns);
   const auto slice = [&](int64_t p) {
-    return b + panel_offset(p - p0, b_depth) +
-           (k0 - b_depth_begin) * packed_width(panel_width(p, block.columns));
+    return b + (panels.begin(p) - panels.begin(p0)) * b_depth + (k0 - b_depth_begin) * panels.packed(p);
   };
   for (int64_t t = 0; t < split.tiles; ++t) {
     for (int64_t p = p0; p < p1; ++p) {
-      const int64_t width = panel_width(p, block.columns);
-      TileWork work = tile_work(block, p, row + split.begin(t), k0, depth, a + split.offset(t, depth),
-                                split.step, slice(p));
+      const int64_t width = panels.width(p);
+      TileWork work = tile_work(block, panels.begin(p), row + split.begin(t), k0, depth,
+                                a + split.offset(t, depth), split.step, slice(p));
       if (p + 1 < p1) {
         work.next_b = slice(p + 1);
-        work.next_b_step = packed_width(width);
-        work.next_c += kPanel;
+        work.next_b_step = panels.packed(p);
+        work.next_c += panels.begin(p + 1) - panels.begin(p);
       } else {
-        work.next_c += split.size(t) * block.c_stride - (p - p0) * kPanel;
+        work.next_c += split.size(t) * block.c_stride - (panels.begin(p) - panels.begin(p0));
       }
       fetch.next(fetch_lines);
       run_tile(split.size(t), width, work);
@@ -523,7 +544,7 @@ void multiply_many(const GemmBlock& block, float* scratch) {
     const int64_t fetch_lines = fetch.lines() / (split.tiles * (block.last_panel - block.first_panel)) + 1;
     for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
       const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
-      const float* b = block.panels + panel_offset(p0, block.depth);
+      const float* b = block.panels + Panels(block.columns).begin(p0) * block.depth;
       multiply_tiles(block, row, split, k0, depth, scratch, p0, p1, b, block.depth, 0, fetch, fetch_lines);
     }
   }
@@ -534,6 +555,7 @@ void multiply_many(const GemmBlock& block, float* scratch) {
 void multiply_packing(const GemmBlock& block, float* scratch) {
   const int64_t depth_step = depth_block(block.depth);
   const RowSplit split(block.rows);
+  const Panels panels(block.columns);
   float* const b = scratch + split.floats(depth_step) + kLanes;
   for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
     const int64_t depth = min(depth_step, block.depth - k0);
@@ -542,8 +564,8 @@ void multiply_packing(const GemmBlock& block, float* scratch) {
       const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
       if (block.b_by_column) {
         for (int64_t p = p0; p < p1; ++p) {
-          pack_panel_transposed(block.b + p * kPanel * block.b_stride + k0, block.b_stride, depth,
-                                panel_width(p, block.columns), b + panel_offset(p - p0, depth));
+          pack_panel_transposed(block.b + panels.begin(p) * block.b_stride + k0, block.b_stride, depth,
+                                panels.width(p), b + (panels.begin(p) - panels.begin(p0)) * depth);
         }
       } else {
         pack_rows(block.b + k0 * block.b_stride, block.b_stride, depth, block.columns, p0, p1, b, depth);
@@ -551,8 +573,8 @@ void multiply_packing(const GemmBlock& block, float* scratch) {
       Fetch fetch;
       const int64_t calls = split.tiles * (p1 - p0);
       if (p1 < block.last_panel) {
-        const int64_t columns = min(kPanelBlock, block.last_panel - p1) * kPanel;
-        fetch = Fetch::of_b(block, p1 * kPanel, min(columns, block.columns - p1 * kPanel), k0, depth);
+        const int64_t columns = min(kPanelBlock * kPanel, block.columns - panels.begin(p1));
+        fetch = Fetch::of_b(block, panels.begin(p1), columns, k0, depth);
       } else if (k0 + depth < block.depth) {
         fetch = Fetch::of_a(block, 0, block.rows, k0 + depth, min(depth_step, block.depth - k0 - depth));
       }
@@ -571,8 +593,8 @@ void multiply(const GemmBlock& block, float* scratch) {
 }  // namespace
 
 const GemmKernels& gemm_kernels() {
-  static constexpr GemmKernels kernels{kPanel,          packed_floats, scratch_floats,
-                                       pack_transposed, pack,          multiply};
+  static constexpr GemmKernels kernels{kPanel,          panel_count, packed_floats, scratch_floats,
+                                       pack_transposed, pack,        multiply};
   return kernels;
 }
 

@@ -31,8 +31,9 @@ struct GemmBlock {
 /// number of rows, the tile it falls in or the split over threads: results depend on the instruction set and
 /// on nothing else. (Chains of *different* elements run side by side, which is where the speed comes from.)
 struct GemmKernels {
-  /// Columns of a full panel. B's last panel may be narrower.
+  /// Columns of a full panel. B's last ones may be narrower.
   int64_t panel_columns;
+  int64_t (*panel_count)(int64_t columns);
   /// Floats that the panels of a B [depth, columns] take.
   int64_t (*packed_floats)(int64_t depth, int64_t columns);
   /// Floats of scratch that `multiply` wants for a share of `rows` rows; with `pack_b` B has no panels.
