@@ -19,8 +19,9 @@ class SequenceOps {
   /// sums[c] += Σ_r x(r, c), in a fixed order: the gradient of a bias.
   void add_column_sums(MatrixView<const float> x, VectorView<float> sums);
 
-  /// y = x / (1 − p) where kept, else 0; the same call with dy and dx is the backward pass. y may be x.
-  /// Element (r, c) is dropped when the uniform draw numbered r · cols + c of the stream (random.hpp) is < p.
+  /// y = x·s where kept, s = 1 / (1 − p) in float32, else 0; the same call with dy and dx is the backward
+  /// pass. y may be x. Element (r, c) is dropped when the uniform draw numbered r · cols + c of the stream
+  /// (random.hpp) is < p.
   void dropout(MatrixView<const float> x, float probability, RandomStream stream, MatrixView<float> y);
 
   /// y[b] = x[(lengths[b] − 1) · B + b]: each stream's last valid step (lengths empty: the last of T).
