@@ -246,9 +246,9 @@ TEST_P(RecurrenceTest, AgreesWithReference) {
 
 TEST_P(RecurrenceTest, WideLayersAgreeWithReference) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
-    const int64_t B = random_.one_of(std::vector<int64_t>{1, 3, 8});
+    const int64_t B = random_.one_of(std::vector<int64_t>{1, 3});
     RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 2, B, 257, 0.9f);
-    for (const char* layout : {"dense", "csr"}) check(r, layout);
+    check(r, random_.below(2) ? "dense" : "csr");
   });
 }
 
@@ -260,23 +260,25 @@ TEST_P(RecurrenceTest, StartsFromZeroState) {
   });
 }
 
+// Wide enough that threads do share the work; a single stream, whose products are shared, and several, which
+// are.
 TEST_P(RecurrenceTest, SameBitsForAnyNumberOfThreads) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const int threads : {1, 2, 3}) backends.push_back(open(threads));
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
-    for (const int64_t B : {1, 3, 20}) {
+    for (const int64_t B : {int64_t{1}, random_.one_of(std::vector<int64_t>{3, 20})}) {
+      const char* layout = random_.below(2) ? "dense" : "csr";
       const RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 3, B, 129, 0.5f);
-      for (const char* layout : {"dense", "csr"}) {
-        std::vector<uint32_t> expected;
-        for (const int threads : {1, 2, 3}) {
-          const std::unique_ptr<Backend> backend = open(threads);
-          DeviceRecurrence run(*backend, r, layout);
-          run.forward();
-          run.backward();
-          const std::vector<uint32_t> found = run.everything();
-          if (expected.empty()) expected = found;
-          const auto place = std::mismatch(found.begin(), found.end(), expected.begin()).first;
-          ASSERT_EQ(place, found.end())
-              << r.name() << ", " << layout << ", " << threads << " threads: value " << place - found.begin();
-        }
+      std::vector<uint32_t> expected;
+      for (size_t b = 0; b < backends.size(); ++b) {
+        DeviceRecurrence run(*backends[b], r, layout);
+        run.forward();
+        run.backward();
+        const std::vector<uint32_t> found = run.everything();
+        if (expected.empty()) expected = found;
+        const auto place = std::mismatch(found.begin(), found.end(), expected.begin()).first;
+        ASSERT_EQ(place, found.end())
+            << r.name() << ", " << layout << ", " << b + 1 << " threads: value " << place - found.begin();
       }
     }
   });
