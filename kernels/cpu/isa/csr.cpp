@@ -11,10 +11,6 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
-// Two vectors of batch rows: with four chains each that is eight accumulators, enough to cover the latency of
-// an FMA, and a tile of x for 256 columns still fits in L1.
-constexpr int kVectors = 2;
-constexpr int kTile = kVectors * kLanes;
 // Rows of A whose results are collected before they are written, transposed, to y.
 constexpr int kBlock = 16;
 
@@ -39,28 +35,30 @@ inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-void transpose_tile(const float* x, int64_t stride, int64_t rows, int64_t cols, float* to) {
+void transpose_tile(const float* x, int64_t stride, int64_t rows, int64_t cols, int64_t width, float* to) {
   constexpr int64_t kColumns = 64;  // so that the lines written to are still in L1 at the next row
   for (int64_t c0 = 0; c0 < cols; c0 += kColumns) {
     const int64_t c1 = min(c0 + kColumns, cols);
-    for (int64_t b = 0; b < kTile; ++b) {
-      for (int64_t c = c0; c < c1; ++c) to[c * kTile + b] = b < rows ? x[b * stride + c] : 0.0f;
+    for (int64_t b = 0; b < width; ++b) {
+      for (int64_t c = c0; c < c1; ++c) to[c * width + b] = b < rows ? x[b * stride + c] : 0.0f;
     }
   }
 }
 
-void multiply_tile(const CsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t batch,
-                   const float* bias, bool accumulate, float* y, int64_t y_stride) {
-  alignas(64) float block[kBlock][kTile];
+template <int V>
+void multiply_vectors(const CsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t batch,
+                      const float* bias, bool accumulate, float* y, int64_t y_stride) {
+  constexpr int kWidth = V * kLanes;
+  alignas(64) float block[kBlock][kWidth];
   for (int64_t r0 = first; r0 < last; r0 += kBlock) {
     const int64_t r1 = min(r0 + kBlock, last);
     for (int64_t r = r0; r < r1; ++r) {
-      Vec sum[4][kVectors] = {};
+      Vec sum[4][V] = {};
       int64_t p = a.row_offsets[r];
       const int64_t end = a.row_offsets[r + 1];
       const auto step = [&](int chain, int64_t q) {
-        const float* x = x_tile + a.col_indices[q] * int64_t{kTile};
-        for (int v = 0; v < kVectors; ++v) sum[chain][v] += a.values[q] * load(x + v * kLanes);
+        const float* x = x_tile + a.col_indices[q] * int64_t{kWidth};
+        for (int v = 0; v < V; ++v) sum[chain][v] += a.values[q] * load(x + v * kLanes);
       };
       for (; p + 4 <= end; p += 4) {
         step(0, p);
@@ -71,7 +69,7 @@ void multiply_tile(const CsrArrays& a, int64_t first, int64_t last, const float*
       if (p < end) step(0, p);
       if (p + 1 < end) step(1, p + 1);
       if (p + 2 < end) step(2, p + 2);
-      for (int v = 0; v < kVectors; ++v) {
+      for (int v = 0; v < V; ++v) {
         store(&block[r - r0][v * kLanes], (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
       }
     }
@@ -84,6 +82,12 @@ void multiply_tile(const CsrArrays& a, int64_t first, int64_t last, const float*
       }
     }
   }
+}
+
+void multiply_tile(const CsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t width,
+                   int64_t batch, const float* bias, bool accumulate, float* y, int64_t y_stride) {
+  width == kLanes ? multiply_vectors<1>(a, first, last, x_tile, batch, bias, accumulate, y, y_stride)
+                  : multiply_vectors<2>(a, first, last, x_tile, batch, bias, accumulate, y, y_stride);
 }
 
 void multiply_row(const CsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
@@ -104,15 +108,13 @@ void multiply_row(const CsrArrays& a, int64_t first, int64_t last, const float* 
 
 void add_gradient_tile(const CsrArrays& a, int64_t first, int64_t last, const float* dy_tile,
                        const float* x_tile, float* dw, int64_t dw_stride) {
+  constexpr int kWidth = 2 * kLanes;
   for (int64_t r = first; r < last; ++r) {
-    const float* dy = dy_tile + r * kTile;
-    Vec g[kVectors];
-    for (int v = 0; v < kVectors; ++v) g[v] = load(dy + v * kLanes);
+    const Vec g0 = load(dy_tile + r * kWidth), g1 = load(dy_tile + r * kWidth + kLanes);
     float* to = dw + r * dw_stride;
     for (int64_t p = a.row_offsets[r]; p < a.row_offsets[r + 1]; ++p) {
-      const float* x = x_tile + a.col_indices[p] * int64_t{kTile};
-      Vec product = g[0] * load(x);
-      for (int v = 1; v < kVectors; ++v) product += g[v] * load(x + v * kLanes);
+      const float* x = x_tile + a.col_indices[p] * int64_t{kWidth};
+      const Vec product = g0 * load(x) + g1 * load(x + kLanes);
       float lanes[kLanes];
       __builtin_memcpy(lanes, &product, sizeof lanes);
       for (int width = kLanes / 2; width > 0; width /= 2) {
@@ -126,7 +128,7 @@ void add_gradient_tile(const CsrArrays& a, int64_t first, int64_t last, const fl
 }  // namespace
 
 const CsrKernels& csr_kernels() {
-  static constexpr CsrKernels kernels{kTile, transpose_tile, multiply_tile, multiply_row, add_gradient_tile};
+  static constexpr CsrKernels kernels{kLanes, transpose_tile, multiply_tile, multiply_row, add_gradient_tile};
   return kernels;
 }
 

@@ -16,18 +16,20 @@ struct CsrArrays {
 /// number of batch rows: latency would bind a single chain, and a vector path must not round otherwise than a
 /// scalar one.
 struct CsrKernels {
-  /// Batch rows of a tile of x and dy in `transpose_tile`'s form.
-  int64_t tile;
-  /// tile[c * tile + b] = x[b * stride + c] for b < rows; 0 for the other b.
-  void (*transpose_tile)(const float* x, int64_t stride, int64_t rows, int64_t cols, float* to);
-  /// y(b, r) (+)= Σ_c A(r, c)·x(b, c) (+ bias(r)) for A's rows [first, last) and `batch` <= tile rows of x
-  /// given as a tile.
-  void (*multiply_tile)(const CsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t batch,
-                        const float* bias, bool accumulate, float* y, int64_t y_stride);
+  /// A tile is x transposed: tile[c * width + b] = x[b * stride + c] for b < rows, 0 for the other b. Its
+  /// width is `lanes` (one vector, for few rows) or 2 * `lanes`, one load of a value then serving two.
+  int64_t lanes;
+  void (*transpose_tile)(const float* x, int64_t stride, int64_t rows, int64_t cols, int64_t width,
+                         float* to);
+  /// y(b, r) (+)= Σ_c A(r, c)·x(b, c) (+ bias(r)) for A's rows [first, last) and the `batch` <= width rows of
+  /// x in a tile.
+  void (*multiply_tile)(const CsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t width,
+                        int64_t batch, const float* bias, bool accumulate, float* y, int64_t y_stride);
   /// The same for one row of x as it lies.
   void (*multiply_row)(const CsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
                        bool accumulate, float* y);
-  /// dw(r, c) += Σ_b dy(b, r)·x(b, c) where A has a nonzero, rows [first, last); both as tiles.
+  /// dw(r, c) += Σ_b dy(b, r)·x(b, c) where A has a nonzero, rows [first, last); both as tiles of 2 *
+  /// `lanes`.
   void (*add_gradient_tile)(const CsrArrays& a, int64_t first, int64_t last, const float* dy_tile,
                             const float* x_tile, float* dw, int64_t dw_stride);
 };

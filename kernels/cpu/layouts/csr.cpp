@@ -42,22 +42,18 @@ int64_t part_begin(const CsrArrays& a, int64_t rows, int64_t part, int64_t parts
 void product(const CsrKernels& kernels, const CsrArrays& a, int64_t out, int64_t in, const float* x,
              int64_t x_stride, int64_t n, const float* bias, bool accumulate, float* y, int64_t y_stride,
              int64_t threads) {
-  const int64_t nonzeros = a.row_offsets[out];
-  const int64_t tiles = (n + kernels.tile - 1) / kernels.tile;
-  const int64_t parts = nonzeros * n < kParallelWork ? 1 : threads;
-  // Rows of x of too small a tile are cheaper one by one than padded.
-  const bool row_by_row = n * 4 <= kernels.tile;
-  float* packed = row_by_row ? nullptr : thread_scratch(kernels.tile * in);
-  for (int64_t t = 0; t < (row_by_row ? n : tiles); ++t) {
-    const int64_t begin = row_by_row ? t : t * kernels.tile;
-    const int64_t batch = row_by_row ? 1 : std::min(kernels.tile, n - begin);
-    if (!row_by_row) kernels.transpose_tile(x + begin * x_stride, x_stride, batch, in, packed);
+  const int64_t parts = a.row_offsets[out] * n < kParallelWork ? 1 : threads;
+  float* tile = n == 1 ? nullptr : thread_scratch(2 * kernels.lanes * in);
+  for (int64_t begin = 0, width; begin < n; begin += width) {
+    width = n - begin <= kernels.lanes ? kernels.lanes : 2 * kernels.lanes;
+    const int64_t batch = std::min(width, n - begin);
+    if (n > 1) kernels.transpose_tile(x + begin * x_stride, x_stride, batch, in, width, tile);
     const auto run = [&](int64_t part) {
       const int64_t first = part_begin(a, out, part, parts), last = part_begin(a, out, part + 1, parts);
-      if (row_by_row) {
-        kernels.multiply_row(a, first, last, x + begin * x_stride, bias, accumulate, y + begin * y_stride);
+      if (n == 1) {
+        kernels.multiply_row(a, first, last, x, bias, accumulate, y);
       } else {
-        kernels.multiply_tile(a, first, last, packed, batch, bias, accumulate, y + begin * y_stride,
+        kernels.multiply_tile(a, first, last, tile, width, batch, bias, accumulate, y + begin * y_stride,
                               y_stride);
       }
     };
@@ -165,12 +161,13 @@ void CsrWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<
                                          MatrixView<float> dw) {
   const CsrArrays a = forward();
   const int64_t parts = nonzeros() * x.rows < kParallelWork ? 1 : context_.threads;
-  float* x_tile = thread_scratch(kernels_.tile * (in() + out()));
-  float* dy_tile = x_tile + kernels_.tile * in();
-  for (int64_t begin = 0; begin < x.rows; begin += kernels_.tile) {
-    const int64_t batch = std::min(kernels_.tile, x.rows - begin);
-    kernels_.transpose_tile(x.row(begin), x.stride, batch, in(), x_tile);
-    kernels_.transpose_tile(dy.row(begin), dy.stride, batch, out(), dy_tile);
+  const int64_t width = 2 * kernels_.lanes;
+  float* x_tile = thread_scratch(width * (in() + out()));
+  float* dy_tile = x_tile + width * in();
+  for (int64_t begin = 0; begin < x.rows; begin += width) {
+    const int64_t batch = std::min(width, x.rows - begin);
+    kernels_.transpose_tile(x.row(begin), x.stride, batch, in(), width, x_tile);
+    kernels_.transpose_tile(dy.row(begin), dy.stride, batch, out(), width, dy_tile);
     const auto run = [&](int64_t part) {
       kernels_.add_gradient_tile(a, part_begin(a, out(), part, parts), part_begin(a, out(), part + 1, parts),
                                  dy_tile, x_tile, dw.data, dw.stride);
