@@ -67,7 +67,8 @@ class Network {
   void upload_state(std::span<const float> state, int64_t batch);
   int64_t state_batch() const;
 
-  /// Executes the recurrent and dense matrices in `layout` from now on (inference only).
+  /// Executes the recurrent and dense matrices in `layout` from now on (inference only), each of them only
+  /// where that takes less memory than the dense matrix.
   void use_layout(std::string_view layout);
   int64_t weight_bytes() const;
 
