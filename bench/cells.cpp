@@ -279,8 +279,9 @@ void gradient_norm(benchmark::State& state) {
           [&] { store.optimizer().gradient_norm(store.gradients, store.mask, store.norm); });
 }
 
-/// Norm and step, as a training step takes them.
-void update(benchmark::State& state, OptimizerKind kind, bool masked) {
+/// Norm and step, as a training step takes them. `embedding`: the first 2 M gradients are 0 but for 400 rows
+/// of 200.
+void update(benchmark::State& state, OptimizerKind kind, bool masked, bool embedding) {
   const int threads = static_cast<int>(state.range(1));
   OptimizerSettings settings;
   settings.kind = kind;
@@ -289,6 +290,11 @@ void update(benchmark::State& state, OptimizerKind kind, bool masked) {
   Store store(state.range(0), threads, slots, masked);
   std::fill_n(store.state1.data, store.state1.size, 1.0f);
   if (kind == OptimizerKind::rmsprop) std::fill_n(store.state0.data, store.state0.size, 1.0f);
+  if (embedding) {
+    for (int64_t row = 0; row < 10'000; ++row) {
+      if (row % 25 != 0) std::fill_n(store.gradients.data + row * 200, 200, 0.0f);
+    }
+  }
   const auto n = static_cast<double>(state.range(0));
   measure(state, threads, {0, (16 + 8.0 * slots) * n, n}, [&] {
     store.optimizer().gradient_norm(store.gradients, store.mask, store.norm);
@@ -348,11 +354,12 @@ BENCHMARK(column_sums)->Apply(matrices);
 BENCHMARK(dropout)->Apply(matrices);
 BENCHMARK(embed_backward)->ArgNames({"rows", "cols", "threads"})->UseManualTime()->Args({400, 200, 1});
 BENCHMARK(gradient_norm)->Apply(stores);
-BENCHMARK_CAPTURE(update, norm_and_sgd, OptimizerKind::sgd, false)->Apply(stores);
-BENCHMARK_CAPTURE(update, norm_and_sgd_masked, OptimizerKind::sgd, true)->Apply(stores);
-BENCHMARK_CAPTURE(update, norm_and_rmsprop, OptimizerKind::rmsprop, false)->Apply(stores);
-BENCHMARK_CAPTURE(update, norm_and_adam, OptimizerKind::adam, false)->Apply(stores);
-BENCHMARK_CAPTURE(update, norm_and_adam_masked, OptimizerKind::adam, true)->Apply(stores);
+BENCHMARK_CAPTURE(update, norm_and_sgd, OptimizerKind::sgd, false, false)->Apply(stores);
+BENCHMARK_CAPTURE(update, norm_and_sgd_embedding, OptimizerKind::sgd, false, true)->Apply(stores);
+BENCHMARK_CAPTURE(update, norm_and_sgd_masked, OptimizerKind::sgd, true, false)->Apply(stores);
+BENCHMARK_CAPTURE(update, norm_and_rmsprop, OptimizerKind::rmsprop, false, false)->Apply(stores);
+BENCHMARK_CAPTURE(update, norm_and_adam, OptimizerKind::adam, false, false)->Apply(stores);
+BENCHMARK_CAPTURE(update, norm_and_adam_masked, OptimizerKind::adam, true, false)->Apply(stores);
 BENCHMARK(statistics)->Apply(stores);
 
 }  // namespace

@@ -99,29 +99,60 @@ struct Adam {
   }
 };
 
+/// The arrays of a step over some elements.
+struct Arrays {
+  float* values;
+  const float* gradients;
+  float* state0;
+  float* state1;
+};
+
+template <class Rule, class Lanes>
+inline void step_register(const Rule& rule, float scale, const Arrays& a, int64_t i, Lanes lanes,
+                          uint64_t bits) {
+  Floats s0{}, s1{};
+  if constexpr (Rule::kSlots > 0) s0 = load(a.state0 + i, lanes);
+  if constexpr (Rule::kSlots > 1) s1 = load(a.state1 + i, lanes);
+  const Floats w = rule(load(a.values + i, lanes), load(a.gradients + i, lanes) * scale, s0, s1);
+  store(a.values + i, keep(w, bits), lanes);
+  if constexpr (Rule::kSlots > 0) store(a.state0 + i, keep(s0, bits), lanes);
+  if constexpr (Rule::kSlots > 1) store(a.state1 + i, keep(s1, bits), lanes);
+}
+
 template <class Rule>
-void run(const UpdateNumbers& numbers, float* values, const float* gradients, const uint64_t* mask,
-         float* state0, float* state1, int64_t n) {
+void run(const UpdateNumbers& numbers, const Arrays& arrays, const uint64_t* mask, int64_t n) {
   const Rule rule(numbers);
   const float scale = numbers.gradient_scale;
   for_each_masked(n, mask, [=](int64_t i, auto lanes, uint64_t bits) {
-    Floats s0{}, s1{};
-    if constexpr (Rule::kSlots > 0) s0 = load(state0 + i, lanes);
-    if constexpr (Rule::kSlots > 1) s1 = load(state1 + i, lanes);
-    const Floats w = rule(load(values + i, lanes), load(gradients + i, lanes) * scale, s0, s1);
-    store(values + i, keep(w, bits), lanes);
-    if constexpr (Rule::kSlots > 0) store(state0 + i, keep(s0, bits), lanes);
-    if constexpr (Rule::kSlots > 1) store(state1 + i, keep(s1, bits), lanes);
+    step_register(rule, scale, arrays, i, lanes, bits);
   });
+}
+
+/// Without momentum and decay a weight whose gradient is 0 stays as it is, so where a whole word's gradients
+/// are, its weights are not even read: an embedding's gradient has rows for the batch's few tokens only, and
+/// this pass is bound by memory.
+void run_plain_sgd(const UpdateNumbers& numbers, const Arrays& arrays, const uint64_t* mask, int64_t n) {
+  const Sgd rule(numbers);
+  const float scale = numbers.gradient_scale;
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    const uint64_t word = mask ? mask[i / 64] : kKeepAll;
+    Ints any{};
+    for (int k = 0; k < 64; k += kLanes) any |= bits_of(load(arrays.gradients + i + k, AllLanes{}));
+    if (word == kKeepAll && !any_bit(any & 0x7fff'ffff)) continue;
+    for (int k = 0; k < 64; k += kLanes) step_register(rule, scale, arrays, i + k, AllLanes{}, word >> k);
+  }
+  const Arrays rest = {arrays.values + i, arrays.gradients + i, nullptr, nullptr};
+  run<Sgd>(numbers, rest, mask ? mask + i / 64 : nullptr, n - i);
 }
 
 void update(const UpdateNumbers& numbers, float* values, const float* gradients, const uint64_t* mask,
             float* state0, float* state1, int64_t n) {
   const OptimizerSettings& s = numbers.settings;
-  const auto call = [&](auto run_rule) { run_rule(numbers, values, gradients, mask, state0, state1, n); };
+  const auto call = [&](auto run_rule) { run_rule(numbers, {values, gradients, state0, state1}, mask, n); };
   switch (s.kind) {
     case OptimizerKind::sgd:
-      if (s.momentum == 0.0f) return call(run<Sgd>);
+      if (s.momentum == 0.0f) return s.weight_decay == 0.0f ? call(run_plain_sgd) : call(run<Sgd>);
       return s.nesterov ? call(run<Momentum<true>>) : call(run<Momentum<false>>);
     case OptimizerKind::rmsprop:
       return s.epsilon_inside_root ? call(run<RmsProp<true>>) : call(run<RmsProp<false>>);

@@ -121,6 +121,19 @@ inline Floats smaller(Floats a, Floats b) {
 #endif
 }
 
+/// Whether any bit of any lane is 1.
+inline bool any_bit(Ints x) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(x)) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(x));
+#else
+  int32_t any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= x[i];
+  return any != 0;
+#endif
+}
+
 inline Floats square_root(Floats x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_sqrt_ps(kEvery, x);
