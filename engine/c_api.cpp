@@ -9,14 +9,15 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/config/schema.hpp"
-#include "engine/model/model_folder.hpp"
 #include "engine/pipeline.hpp"
 #include "engine/prune/prune.hpp"
 #include "engine/report/json.hpp"
+#include "engine/sparse/session.hpp"
 #include "kernels/error.hpp"
 
 namespace {
@@ -180,14 +181,7 @@ void prune_arrays(const coppice_array* arrays, size_t count, const coppice::Reci
 
 struct coppice_session {
   std::unique_ptr<coppice::Backend> backend;
-  std::unique_ptr<coppice::Network> network;
-  coppice::DataShape shape;
-  coppice::Batch batch;
-
-  void step(float* logits) {
-    const std::vector<float> out = network->logits(batch);
-    std::copy(out.begin(), out.end(), logits);
-  }
+  coppice::Session session;
 };
 
 extern "C" {
@@ -256,57 +250,43 @@ coppice_status coppice_session_open(const char* model, int64_t streams, const ch
       overrides.push_back(option.starts_with("layout=") ? "sparse." + option : option);
     }
     const coppice::Recipe recipe = coppice::parse_recipe("", "options", overrides);
-    auto opened = std::make_unique<coppice_session>();
-    opened->backend = coppice::open_backend(recipe.device, {static_cast<int>(recipe.threads)});
-    opened->network = coppice::load_model(*opened->backend, required(model, "model"));
-    opened->network->use_layout(recipe.layout);
-    opened->shape = opened->network->data_shape();
-    opened->batch.steps = 1;
-    opened->batch.batch = streams;
-    opened->batch.carries_state = true;
-    opened->batch.targets.assign(static_cast<size_t>(streams), -1);
-    *session = opened.release();
+    std::unique_ptr<coppice::Backend> backend =
+        coppice::open_backend(recipe.device, {static_cast<int>(recipe.threads)});
+    coppice::SessionOptions session_options;
+    session_options.streams = streams;
+    session_options.layout = recipe.layout;
+    coppice::Session opened(*backend, required(model, "model"), session_options);
+    *session = new coppice_session{std::move(backend), std::move(opened)};
   });
 }
 
 int64_t coppice_session_inputs(const coppice_session* session) {
-  return session == nullptr || session->shape.vocabulary != 0 ? 0 : session->shape.inputs;
+  return session == nullptr ? 0 : session->session.data_shape().inputs;
 }
 
 int64_t coppice_session_outputs(const coppice_session* session) {
-  return session == nullptr ? 0 : session->shape.classes;
+  return session == nullptr ? 0 : session->session.data_shape().classes;
 }
 
 coppice_status coppice_session_step_ids(coppice_session* session, const int32_t* ids, float* logits) {
   return guarded([&] {
-    required(session, "session");
-    required(ids, "ids");
-    required(logits, "logits");
-    const int64_t vocabulary = session->shape.vocabulary;
-    if (vocabulary == 0) bad_input("the model reads features; expected coppice_session_step_features");
-    for (int64_t b = 0; b < session->batch.batch; ++b) {
-      if (ids[b] < 0 || ids[b] >= vocabulary) {
-        bad_input("the id of stream {} is {}; expected 0 to {}", b, ids[b], vocabulary - 1);
-      }
-    }
-    session->batch.ids.assign(ids, ids + session->batch.batch);
-    session->step(logits);
+    coppice::Session& model = required(session, "session")->session;
+    const std::span in(required(ids, "ids"), static_cast<size_t>(model.streams()));
+    std::ranges::copy(model.step(in), required(logits, "logits"));
   });
 }
 
 coppice_status coppice_session_step_features(coppice_session* session, const float* features, float* logits) {
   return guarded([&] {
-    required(session, "session");
-    required(features, "features");
-    required(logits, "logits");
-    if (session->shape.vocabulary != 0) bad_input("the model reads ids; expected coppice_session_step_ids");
-    session->batch.features.assign(features, features + session->batch.batch * session->shape.inputs);
-    session->step(logits);
+    coppice::Session& model = required(session, "session")->session;
+    const int64_t inputs = model.data_shape().inputs;
+    const std::span in(required(features, "features"), static_cast<size_t>(model.streams() * inputs));
+    std::ranges::copy(model.step(in), required(logits, "logits"));
   });
 }
 
 coppice_status coppice_session_reset(coppice_session* session) {
-  return guarded([&] { required(session, "session")->network->reset_state(); });
+  return guarded([&] { required(session, "session")->session.reset(); });
 }
 
 void coppice_session_close(coppice_session* session) {

@@ -1,33 +1,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "engine/data/text.hpp"
-#include "engine/model/model_folder.hpp"
+#include "engine/sparse/session.hpp"
 #include "kernels/error.hpp"
 #include "tools/coppice/command.hpp"
 
 namespace coppice::program {
 namespace {
-
-/// Draws from softmax(logits / temperature); temperature 0 takes the largest.
-int32_t draw(const float* logits, int64_t classes, double temperature, std::mt19937_64& random) {
-  const float* best = std::max_element(logits, logits + classes);
-  if (temperature == 0.0) return static_cast<int32_t>(best - logits);
-  std::vector<double> sums(static_cast<size_t>(classes));
-  double sum = 0.0;
-  for (int64_t c = 0; c < classes; ++c) {
-    sum += std::exp((static_cast<double>(logits[c]) - static_cast<double>(*best)) / temperature);
-    sums[static_cast<size_t>(c)] = sum;
-  }
-  // 53 random bits rather than std::uniform_real_distribution, whose draws differ between libraries.
-  const double at = static_cast<double>(random() >> 11) * 0x1p-53 * sum;
-  const auto found = std::upper_bound(sums.begin(), sums.end(), at);
-  return static_cast<int32_t>(std::min<int64_t>(found - sums.begin(), classes - 1));
-}
 
 /// Words with blanks between them, none before closing punctuation; characters as they are.
 void append_token(std::string& text, const Vocabulary& vocabulary, int32_t id, bool join_punctuation) {
@@ -79,29 +61,24 @@ void add_sample(CLI::App& program) {
     const Vocabulary& vocabulary = *description.vocabulary;
     const std::unique_ptr<Backend> backend =
         open_backend(options->device_or_auto(), {static_cast<int>(options->threads_or_all())});
-    const std::unique_ptr<Network> network = load_model(*backend, options->model);
-    if (options->sparse) network->use_layout("csr");
+    SessionOptions session_options;
+    if (options->sparse) session_options.layout = "csr";
+    Session session(*backend, options->model, session_options);
     const RunOptions work = options->work();
 
     std::string text;
     const bool join_punctuation = description.data.split_punctuation;
-    Batch batch;
-    batch.batch = 1;
-    batch.carries_state = true;
-    batch.ids = encode_prompt(options->prompt, description.data, vocabulary);
-    for (const int32_t id : batch.ids) append_token(text, vocabulary, id, join_punctuation);
+    std::vector<int32_t> ids = encode_prompt(options->prompt, description.data, vocabulary);
+    for (const int32_t id : ids) append_token(text, vocabulary, id, join_punctuation);
     // Nothing to go on: a fresh line, or the commonest token.
-    if (batch.ids.empty()) batch.ids = {std::max(vocabulary.end_of_line, 0)};
-    std::mt19937_64 random(options->seed < 0 ? 1 : static_cast<uint64_t>(options->seed));
-    const int64_t classes = description.shape.classes;
+    if (ids.empty()) ids = {std::max(vocabulary.end_of_line, 0)};
+    const RandomStream random{options->seed < 0 ? uint64_t{1} : static_cast<uint64_t>(options->seed)};
+    std::span<const float> logits;
+    for (const int32_t id : ids) logits = session.step(std::span(&id, 1));
     for (int64_t n = 0; n < options->length && !work.stop->requested.load(); ++n) {
-      batch.steps = static_cast<int64_t>(batch.ids.size());
-      batch.targets.assign(batch.ids.size(), -1);
-      const std::vector<float> logits = network->logits(batch);
-      const int32_t id =
-          draw(logits.data() + (batch.steps - 1) * classes, classes, options->temperature, random);
+      const int32_t id = draw_class(logits, options->temperature, random, static_cast<uint64_t>(n));
       append_token(text, vocabulary, id, join_punctuation);
-      batch.ids = {id};
+      logits = session.step(std::span(&id, 1));
     }
     if (options->json) {
       const nlohmann::ordered_json json = {{"prompt", options->prompt}, {"text", text}};
