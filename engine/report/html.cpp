@@ -384,7 +384,7 @@ std::string details_section(const RunReport& report) {
     times += fmt::format("{}{} {}", times.empty() ? "" : ", ", stage, seconds_text(seconds));
   }
   row("time", times);
-  row("device", report.device_note.empty() ? report.device : report.device + " (" + report.device_note + ")");
+  row("device", report.device_note.empty() ? report.device : report.device + ": " + report.device_note);
   row("machine",
       fmt::format("{}{}{}, {} cores, {} of memory", report.machine.name,
                   report.machine.detail.empty() ? "" : ", ", report.machine.detail, report.machine.cores,

@@ -64,7 +64,7 @@ class TerminalBar final : public ProgressListener {
 
   void epoch_ends(const Progress& p) override { line(epoch_line(p)); }
   void stage_ends(std::string_view stage, double seconds) override {
-    line(fmt::format("{} done in {}", stage, seconds_text(seconds)));
+    if (seconds >= 1.0) line(fmt::format("{} done in {}", stage, seconds_text(seconds)));
   }
 
  private:
@@ -111,7 +111,7 @@ class PlainLines final : public ProgressListener {
     spoke_ = Clock::now();
   }
   void stage_ends(std::string_view stage, double seconds) override {
-    line(fmt::format("{} done in {}", stage, seconds_text(seconds)));
+    if (seconds >= 1.0) line(fmt::format("{} done in {}", stage, seconds_text(seconds)));
   }
 
  private:
