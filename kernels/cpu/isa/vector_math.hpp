@@ -63,15 +63,17 @@ inline Floats careful_exponential_up_to_89(Floats x) {
 }
 
 /// e^x, +∞ above about 88.7.
-inline Floats exponential(Floats x) { return exponential_up_to_89(smaller(broadcast(89.0f), x)); }
+inline Floats exponential(Floats x) {
+  return exponential_up_to_89(smaller(broadcast(89.0f), x));
+}
 
 inline Floats magnitude(Floats x) {
   return floats_of(bits_of(x) & 0x7fff'ffff);
 }
 
 /// 1 / (1 + e^−x), from e = e^−|x| so that nothing overflows and small results keep their digits: 1 − t for
-/// positive x and e − e·t for negative, t = e / (1 + e). The quotients themselves, 1 / (1 + e) and t, would be
-/// 2.1 ulp.
+/// positive x and e − e·t for negative, t = e / (1 + e). The quotients themselves, 1 / (1 + e) and t, would
+/// be 2.1 ulp.
 inline Floats logistic(Floats x) {
   const Floats e = careful_exponential_up_to_89(-magnitude(x));
   const Floats t = e / (1.0f + e);
@@ -79,8 +81,9 @@ inline Floats logistic(Floats x) {
   return leading - leading * t;
 }
 
-/// An odd minimax polynomial below 0.5625, 1 − 2 / (e^{2|x|} + 1) with the sign put back above, where the difference
-/// cancels little. (e^{2|x|} − 1) / (e^{2|x|} + 1) for all x is 2.4 ulp, whatever is done for small x.
+/// An odd minimax polynomial below 0.5625, 1 − 2 / (e^{2|x|} + 1) with the sign put back above, where the
+/// difference cancels little. (e^{2|x|} − 1) / (e^{2|x|} + 1) for all x is 2.4 ulp, whatever is done for
+/// small x.
 inline Floats hyperbolic_tangent(Floats x) {
   const Floats size = magnitude(x);
   const Floats square = x * x;
