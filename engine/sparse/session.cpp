@@ -68,13 +68,17 @@ Session::Session(const Network& network, const SessionOptions& options)
 
 Session::Matrix Session::make_matrix(const Segment& segment, std::span<const float> values) {
   const auto own = options_.layouts.find(segment.name);
-  const std::string& layout = own != options_.layouts.end() ? own->second : options_.layout;
+  const bool chosen = own != options_.layouts.end();
+  const std::string& layout = chosen ? own->second : options_.layout;
   Matrix matrix;
   matrix.name = segment.name;
   matrix.values = upload(*backend_, values, segment.name);
-  matrix.weight =
-      backend_->make_weight(layout, matrix.values.matrix<const float>(segment.rows(), segment.cols()));
-  if (layout != "dense") matrix.values = Buffer();
+  const auto dense = matrix.values.matrix<const float>(segment.rows(), segment.cols());
+  matrix.weight = backend_->make_weight(layout, dense);
+  // Nothing was cut from it, or too little for the indices to pay: it is read faster as it is.
+  if (!chosen && matrix.weight->bytes() > matrix.values.bytes())
+    matrix.weight = backend_->dense_weight(dense);
+  if (matrix.weight->layout() != "dense") matrix.values = Buffer();
   return matrix;
 }
 

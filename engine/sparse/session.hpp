@@ -14,9 +14,11 @@
 namespace coppice {
 
 struct SessionOptions {
-  int64_t streams = 1;                           // B: sequences stepped side by side
-  std::string layout = "dense";                  // of the recurrent and decoder matrices: Backend::layouts()
-  std::map<std::string, std::string> layouts{};  // by tensor name, where a matrix has its own
+  int64_t streams = 1;  // B: sequences stepped side by side
+  /// Of the recurrent and decoder matrices, each of them only where that takes less memory than dense.
+  std::string layout = "dense";
+  /// By tensor name: a matrix's own layout, whatever it takes.
+  std::map<std::string, std::string> layouts{};
 };
 
 /// A model that runs, without a store: no gradients, no masks, and of a matrix in a sparse layout no dense

@@ -132,6 +132,16 @@ TEST(Session, FromAFolderWithALayoutForEachMatrix) {
   }
 }
 
+TEST(Session, AMatrixThatNothingWasCutFromStaysDense) {
+  const Case c = model("lstm");
+  const auto backend = open_backend("cpu");
+  Network network(*backend, c.config, c.data);
+  network.initialise(5);
+  const Session session(network, {.layout = "csr", .layouts = {{"decoder.weight", "csr"}}});
+  EXPECT_EQ(session.layout("rnn.weight_hh_l0"), "dense");
+  EXPECT_EQ(session.layout("decoder.weight"), "csr");  // asked for by name
+}
+
 TEST(Session, Refusals) {
   Case c = model("lstm");
   const auto backend = open_backend("cpu");
