@@ -49,9 +49,9 @@ Grid choose_grid(const GemmKernels& kernels, const GemmBlock& whole, int64_t pan
     if (row_parts > whole.rows || panel_parts > panels) continue;
     const int64_t rows = (whole.rows + row_parts - 1) / row_parts;
     const int64_t columns = (panels + panel_parts - 1) / panel_parts * kernels.panel_columns;
-    // A share packs its rows of A, and its columns of B where they are not packed yet: about as long an
-    // element as eight multiply-adds.
-    const int64_t cost = rows * columns + 8 * (rows + (whole.panels == nullptr ? columns : 0));
+    // A share packs its rows of A, eight multiply-adds' time an element, and reads its columns of B through
+    // the caches or packs them as well.
+    const int64_t cost = rows * columns + 8 * rows + (whole.panels == nullptr ? 14 : 6) * columns;
     if (best_cost < 0 || cost < best_cost) {
       best_cost = cost;
       best = {row_parts, panel_parts};

@@ -303,6 +303,13 @@ void transpose_rows(const float* from, int64_t stride, int64_t rows, int64_t dep
   }
 }
 
+/// Whether tiles read A where it lies. By depth, a tile's rows lie side by side, so each depth is one or two
+/// lines of the cache: packing gains nothing, unless the tile uses only a part of the line (fewer rows than
+/// with AVX-512) or the stride throws all the lines into few sets of the cache.
+inline bool reads_in_place(const GemmBlock& block) {
+  return block.a_by_depth && kLanes == 16 && block.a_stride % 32 != 0;
+}
+
 /// A's rows of every tile for depths [k0, k0 + depth), one stream for the kernel. Rows lie as far apart as
 /// they please in A itself: at strides of a power of two they would fight for one set of the cache.
 void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, int64_t k0, int64_t depth,
@@ -488,8 +495,8 @@ void multiply_few(const GemmBlock& block, float* scratch) {
   }
 }
 
-/// All tiles of some rows, packed at `a`, against panels [p0, p1), which begin at `b` and hold
-/// `b_depth` depths from `b_depth_begin` on.
+/// All tiles of some rows, packed at `a` unless they are read in place, against panels [p0, p1), which begin
+/// at `b` and hold `b_depth` depths from `b_depth_begin` on.
 void multiply_tiles(const GemmBlock& block, int64_t row, const RowSplit& split, int64_t k0, int64_t depth,
                     const float* a, int64_t p0, int64_t p1, const float* b, int64_t b_depth,
                     int64_t b_depth_begin, Fetch& fetch, int64_t fetch_lines) {
@@ -497,11 +504,15 @@ void multiply_tiles(const GemmBlock& block, int64_t row, const RowSplit& split, 
   const auto slice = [&](int64_t p) {
     return b + (panels.begin(p) - panels.begin(p0)) * b_depth + (k0 - b_depth_begin) * panels.packed(p);
   };
+  const bool in_place = reads_in_place(block);
+  const int64_t a_step = in_place ? block.a_stride : split.step;
   for (int64_t t = 0; t < split.tiles; ++t) {
+    const float* tile_a =
+        in_place ? block.a + k0 * block.a_stride + row + split.begin(t) : a + split.offset(t, depth);
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t width = panels.width(p);
-      TileWork work = tile_work(block, panels.begin(p), row + split.begin(t), k0, depth,
-                                a + split.offset(t, depth), split.step, slice(p));
+      TileWork work =
+          tile_work(block, panels.begin(p), row + split.begin(t), k0, depth, tile_a, a_step, slice(p));
       if (p + 1 < p1) {
         work.next_b = slice(p + 1);
         work.next_b_step = panels.packed(p);
@@ -535,7 +546,7 @@ void multiply_many(const GemmBlock& block, float* scratch) {
     };
     const auto [row, rows, k0, depth] = bounds(i);
     const RowSplit split(rows);
-    pack_a(block, row, split, k0, depth, scratch);
+    if (!reads_in_place(block)) pack_a(block, row, split, k0, depth, scratch);
     Fetch fetch;
     if (i + 1 < depth_blocks * row_blocks) {
       const auto next = bounds(i + 1);
