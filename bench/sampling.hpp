@@ -19,13 +19,15 @@ struct Sampling {
   bool interleave = false;
 };
 
-/// Times one piece of work. Alone it prints one JSON line of `facts` with the minimum, median and maximum;
-/// with `interleave` it prints {"ready": facts} and then, for every line read from standard input, runs one
-/// sample and prints {"seconds": …}: two programs so take turns and see the same machine in the same minute
-/// (bench/compare.py drives them).
-inline int run_samples(const Sampling& options, nlohmann::json facts, double units,
-                       const std::function<void()>& work) {
+/// Times one piece of work (and not `prepare`, which runs before every sample). Alone it prints one JSON line
+/// of `facts` with the minimum, median and maximum; with `interleave` it prints {"ready": facts} and then,
+/// for every line read from standard input, runs one sample and prints {"seconds": …}: two programs so take
+/// turns and see the same machine in the same minute (bench/compare.py drives them).
+inline int run_samples(
+    const Sampling& options, nlohmann::json facts, double units, const std::function<void()>& work,
+    const std::function<void()>& prepare = [] {}) {
   const auto sample = [&] {
+    prepare();
     const auto start = std::chrono::steady_clock::now();
     work();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -28,6 +28,11 @@ enum class Statistic : uint8_t {
 
 namespace criteria {
 
+// Each functor has a name (recipes, reports), a formula (help), the statistic that it reads, and says whether
+// its score is a magnitude, with the sign bit clear (its bits are then in order as they are), and whether it
+// is made from the position (and not from whole vectors of weights at a time: T is float, double, or a
+// backend's vector of them, for which `absolute` is found by its type).
+
 /// |x| by its sign bit: no branch, and a NaN stays one.
 COPPICE_HOST_DEVICE constexpr float absolute(float x) {
   return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) & 0x7fff'ffffu);
@@ -40,7 +45,9 @@ COPPICE_HOST_DEVICE constexpr double absolute(double x) {
 struct Magnitude {
   static constexpr std::string_view name = "magnitude";
   static constexpr std::string_view formula = "|w|";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::none;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T, uint64_t, uint64_t) {
     return absolute(w);
@@ -51,7 +58,9 @@ struct Magnitude {
 struct Gradient {
   static constexpr std::string_view name = "gradient";
   static constexpr std::string_view formula = "|sum g|";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::sum;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
     return absolute(s);
@@ -62,7 +71,9 @@ struct Gradient {
 struct GradientAbsolute {
   static constexpr std::string_view name = "gradient-absolute";
   static constexpr std::string_view formula = "sum |g|";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::absolute;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
     return absolute(s);
@@ -73,7 +84,9 @@ struct GradientAbsolute {
 struct GradientSquared {
   static constexpr std::string_view name = "gradient-squared";
   static constexpr std::string_view formula = "sum g^2";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::squared;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
     return absolute(s);
@@ -84,7 +97,9 @@ struct GradientSquared {
 struct Taylor {
   static constexpr std::string_view name = "taylor";
   static constexpr std::string_view formula = "|w * sum g|";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::sum;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
     return absolute(w * s);
@@ -95,18 +110,23 @@ struct Taylor {
 struct TaylorAbsolute {
   static constexpr std::string_view name = "taylor-absolute";
   static constexpr std::string_view formula = "|w| * sum |g|";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::absolute;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
     return absolute(w * s);
   }
 };
 
-/// (Σg²)·(w·w): second order with the empirical Fisher for the Hessian's diagonal (OBD: LeCun et al. 1990).
+/// (Σg²)·(w·w), whose sign is that of a sum that should not be negative but may come from a file: second
+/// order with the empirical Fisher for the Hessian's diagonal (OBD: LeCun et al. 1990).
 struct Fisher {
   static constexpr std::string_view name = "fisher";
   static constexpr std::string_view formula = "sum g^2 * w^2";
+  static constexpr bool non_negative = false;
   static constexpr Statistic statistic = Statistic::squared;
+  static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
     return s * (w * w);
@@ -117,7 +137,9 @@ struct Fisher {
 struct Random {
   static constexpr std::string_view name = "random";
   static constexpr std::string_view formula = "uniform(seed, position)";
+  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::none;
+  static constexpr bool by_position = true;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T, uint64_t position, uint64_t seed) {
     uint64_t z = position + seed * 0x9e37'79b9'7f4a'7c15ull;  // SplitMix64's finaliser (Steele et al. 2014)

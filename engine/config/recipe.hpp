@@ -78,9 +78,10 @@ struct PruneConfig {
   std::vector<std::string>
       include;  // RE2 on tensor names, full match; empty: what the model says is prunable
   std::vector<std::string> exclude;
-  double min_density = 0.0;           // of every segment
-  std::string schedule = "one-shot";  // one-shot | iterative | gradual
-  int64_t rounds = 3;                 // iterative: score, cut, retrain so often, geometrically to `sparsity`
+  double min_density = 0.0;                  // share that is never cut: the best units
+  std::string min_density_scope = "tensor";  // of every tensor | gate (scope gate: always of every gate)
+  std::string schedule = "one-shot";         // one-shot | iterative | gradual
+  int64_t rounds = 3;             // iterative: score, cut, retrain so often, geometrically to `sparsity`
   double initial_sparsity = 0.0;  // gradual: s_t = s_f + (s_i − s_f)(1 − (t − begin)/(end − begin))³
   int64_t begin_step = 0;         //   in optimizer steps of the retraining
   int64_t end_step = 0;           //   0: half of its steps

@@ -130,6 +130,15 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
   }
   plan.min_density = config.min_density;
   check_range("min_density", plan.min_density, 1.0);
+  const Scope protected_scope = chosen<Scope>("min_density_scope", config.min_density_scope,
+                                              {{"tensor", Scope::tensor}, {"gate", Scope::gate}});
+  const bool by_gate =
+      plan.scope == Scope::gate || (plan.min_density > 0.0 && protected_scope == Scope::gate);
+  if (by_gate && plan.scope != Scope::gate && plan.pattern == Pattern::column) {
+    bad_input(
+        "prune.min_density_scope = 'gate' can't protect columns, which cross all gates of a tensor, unless "
+        "prune.scope is 'gate' too");
+  }
 
   std::vector<size_t> by_name(tensors.size());
   std::iota(by_name.begin(), by_name.end(), size_t{0});
@@ -170,7 +179,7 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     }
     if (tensor.dtype == DType::f64) plan.scoring.wide = true;
     if (plan.scope == Scope::tensor) plan.groups.push_back({tensor.name, {}, 0, 0});
-    const int64_t pieces = plan.scope == Scope::gate ? tensor.gates : 1;
+    const int64_t pieces = by_gate ? tensor.gates : 1;
     const int64_t rows = tensor.rows() / pieces;
     for (int64_t piece = 0; piece < pieces; ++piece) {
       if (plan.scope == Scope::gate) plan.groups.push_back({gate_name(tensor, piece), {}, 0, 0});

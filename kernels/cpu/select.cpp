@@ -15,13 +15,15 @@
 namespace coppice::cpu {
 namespace {
 
-const SelectKernelSet& kernel_set(Isa isa) {
+using FindKernels = const SelectKernels& (*)(Criterion, bool);
+
+FindKernels kernels_of(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) return avx512::select_kernels();
-  if (isa == Isa::avx2) return avx2::select_kernels();
+  if (isa == Isa::avx512) return &avx512::select_kernels;
+  if (isa == Isa::avx2) return &avx2::select_kernels;
 #endif
   (void)isa;
-  return baseline::select_kernels();
+  return &baseline::select_kernels;
 }
 
 /// Waking a second thread pays above so many elements.
@@ -49,8 +51,7 @@ ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count) {
 }
 
 ScoreChunk chunk_of(const Scoring& scoring, const ScoreBlock& part) {
-  return {scoring.criterion, scoring.seed,  part.weights, part.statistic,
-          part.kept,         part.mask_bit, part.count,   part.position};
+  return {scoring.seed, part.weights, part.statistic, part.kept, part.mask_bit, part.count, part.position};
 }
 
 /// Chunks end at whole mask words, so that no two threads write one.
@@ -79,6 +80,21 @@ int64_t signed_at_least(const Scoring& scoring, DType dtype, Key key) {
 int64_t signed_above(const Scoring& scoring, DType dtype, Key key) {
   if (key != ~Key{0}) return signed_at_least(scoring, dtype, key + 1);
   return dtype == DType::f64 ? INT64_MAX : INT32_MAX;
+}
+
+/// Element i of what a kernel wrote as int32_t or int64_t.
+int64_t signed_key(DType dtype, const int64_t* keys, int64_t i) {
+  if (dtype == DType::f64) return keys[i];
+  int32_t key = 0;
+  std::memcpy(&key, reinterpret_cast<const char*>(keys) + i * size_of(dtype), sizeof(key));
+  return key;
+}
+
+/// The score whose signed key this is, as float64.
+double score_of_signed(DType dtype, int64_t key) {
+  if (dtype == DType::f64) return std::bit_cast<double>(key ^ ((key >> 63) & INT64_MAX));
+  const int32_t narrow = static_cast<int32_t>(key);
+  return std::bit_cast<float>(narrow ^ ((narrow >> 31) & INT32_MAX));
 }
 
 Key key_of_signed(const Scoring& scoring, DType dtype, int64_t key) {
@@ -134,13 +150,13 @@ void add_score(Reduce reduce, UnitScore& unit, double score) {
   ++unit.kept;
 }
 
-/// What `accumulate` scores at a time: on a task's stack, and short enough for L1.
-constexpr int64_t kScores = 1024;
+/// Elements whose keys are held at a time where the kernels don't consume them at once: short enough for L1.
+constexpr int64_t kKeysAtOnce = 1024;
 
 }  // namespace
 
 CpuSelection::CpuSelection(const CpuContext& context)
-    : set_(kernel_set(context.isa)), threads_(std::max(context.threads, 1)), logs_(threads_) {}
+    : find_kernels_(kernels_of(context.isa)), threads_(std::max(context.threads, 1)), logs_(threads_) {}
 
 int CpuSelection::threads_for(int64_t elements) const {
   return elements < kSerial ? 1 : threads_;
@@ -154,7 +170,7 @@ const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBl
   if (block.statistic == nullptr && block.count > 0 && statistic_of(scoring.criterion) != Statistic::none) {
     failure("selection: the criterion {} needs a statistic of the gradient", to_string(scoring.criterion));
   }
-  return block.dtype == DType::f64 ? set_.f64 : set_.f32;
+  return find_kernels_(scoring.criterion, block.dtype == DType::f64);
 }
 
 void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
@@ -162,7 +178,7 @@ void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::
   const SelectKernels& kernel = kernels(scoring, block);
   // Every line is a cache miss or two; asking for some ahead overlaps them.
   constexpr size_t kAhead = 16;
-  int64_t line[kSampleLine];
+  int64_t memory[kSampleLine];
   for (size_t i = 0; i < starts.size(); ++i) {
     if (i + kAhead < starts.size()) {
       const int64_t offset = starts[i + kAhead] * byte_size(block);
@@ -170,8 +186,10 @@ void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::
       if (block.statistic != nullptr) __builtin_prefetch(advanced(block.statistic, offset));
     }
     const ScoreBlock part = part_of(block, starts[i], std::min(kSampleLine, block.count - starts[i]));
-    kernel.keys(chunk_of(scoring, part), line);
-    for (int64_t j = 0; j < part.count; ++j) keys.push_back(key_of_signed(scoring, block.dtype, line[j]));
+    kernel.keys(chunk_of(scoring, part), memory);
+    for (int64_t j = 0; j < part.count; ++j) {
+      keys.push_back(key_of_signed(scoring, block.dtype, signed_key(block.dtype, memory, j)));
+    }
   }
 }
 
@@ -189,16 +207,15 @@ BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block
     const ScoreBlock part = chunk_part(block, index);
     Log& log = logs_[static_cast<size_t>(thread)];
     const bool wanted = logged.load(std::memory_order_relaxed) < capacity;
-    if (wanted && log.keys.empty()) {
-      log.keys.resize(kLogRoom);
-      log.indices.resize(kLogRoom);
-    }
+    if (wanted) log.reserve();
     const ChunkCount found = kernel.bracket(chunk_of(scoring, part), low_key, upper_key,
                                             wanted ? log.keys.data() : nullptr, log.indices.data());
     if (wanted && logged.fetch_add(static_cast<uint64_t>(found.inside)) < capacity) {
-      for (int64_t i = 0; i < found.inside; ++i) {
-        log.places.push_back({key_of_signed(scoring, block.dtype, log.keys[static_cast<size_t>(i)]),
-                              part.position + log.indices[static_cast<size_t>(i)]});
+      for (size_t i = 0; i < static_cast<size_t>(found.inside); ++i) {
+        log.places.push_back(
+            {key_of_signed(scoring, block.dtype,
+                           signed_key(block.dtype, log.keys.data(), static_cast<int64_t>(i))),
+             part.position + log.indices[i]});
       }
     }
     const std::lock_guard lock(mutex);
@@ -226,18 +243,30 @@ BlockCount CpuSelection::histogram(const Scoring& scoring, const ScoreBlock& blo
   const size_t size = static_cast<size_t>(window.bins());
   BlockCount total;
   std::mutex mutex;
-  std::vector<std::vector<uint32_t>> tables(static_cast<size_t>(threads));
+  struct Tables {
+    std::vector<uint32_t> bins;
+    std::vector<int64_t> keys;
+  };
+  std::vector<Tables> tables(static_cast<size_t>(threads));
   parallel_tasks(chunk_count(block), threads, [&](int64_t index, int thread) {
-    std::vector<uint32_t>& table = tables[static_cast<size_t>(thread)];
-    table.assign(4 * size, 0);
-    const ScoreBlock part = chunk_part(block, index);
-    const ChunkCount found = kernel.histogram(chunk_of(scoring, part), low_key, upper_key, window.prefix_bits,
-                                              window.digit_bits, scoring.wide, table.data());
+    Tables& own = tables[static_cast<size_t>(thread)];
+    own.bins.assign(4 * size, 0);
+    own.keys.resize(kKeysAtOnce);
+    const ScoreBlock chunk = chunk_part(block, index);
+    BlockCount nan;
+    for (int64_t from = 0; from < chunk.count; from += kKeysAtOnce) {
+      const ScoreBlock part = part_of(chunk, from, std::min(kKeysAtOnce, chunk.count - from));
+      add_nan(nan, kernel.keys(chunk_of(scoring, part), own.keys.data()), part.position);
+      kernel.histogram(own.keys.data(), part.count, low_key, upper_key, window.prefix_bits, window.digit_bits,
+                       scoring.wide, own.bins.data());
+    }
     const std::lock_guard lock(mutex);
+    const uint32_t* table = own.bins.data();
     for (size_t d = 0; d < size; ++d) {
       bins[d] += uint64_t{table[d]} + table[size + d] + table[2 * size + d] + table[3 * size + d];
     }
-    add_nan(total, found, part.position);
+    total.nan_count += nan.nan_count;
+    total.first_nan = std::min(total.first_nan, nan.first_nan);
   });
   return total;
 }
@@ -258,8 +287,7 @@ uint64_t CpuSelection::find_equal(const Scoring& scoring, const ScoreBlock& bloc
       continue;
     }
     Log& log = logs_[0];
-    log.keys.resize(kLogRoom);
-    log.indices.resize(kLogRoom);
+    log.reserve();
     const ScoreBlock part = chunk_part(block, static_cast<int64_t>(i));
     kernel.bracket(chunk_of(scoring, part), low_key, upper_key, log.keys.data(), log.indices.data());
     return part.position + log.indices[static_cast<size_t>(index)];
@@ -310,14 +338,15 @@ BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& bl
   // Scores [begin, begin + count) of the block and adds them in order; unit_of(i) names the unit of element
   // i.
   const auto add = [&](int64_t begin, int64_t count, auto unit_of) {
-    double scores[kScores];
-    for (int64_t from = begin; from < begin + count; from += kScores) {
-      const ScoreBlock part = part_of(block, from, std::min(kScores, begin + count - from));
-      const ChunkCount found = kernel.scores(chunk_of(scoring, part), scores);
+    int64_t keys[kKeysAtOnce];
+    for (int64_t from = begin; from < begin + count; from += kKeysAtOnce) {
+      const ScoreBlock part = part_of(block, from, std::min(kKeysAtOnce, begin + count - from));
+      const ChunkCount found = kernel.keys(chunk_of(scoring, part), keys);
       for (int64_t i = 0; i < part.count; ++i) {
         const int64_t bit = part.mask_bit + i;
         if (part.kept != nullptr && (part.kept[bit / 64] >> (bit % 64) & 1) == 0) continue;
-        add_score(reduce, units[unit_of(from + i)], scores[i]);
+        const double score = score_of_signed(block.dtype, signed_key(block.dtype, keys, i));
+        add_score(reduce, units[unit_of(from + i)], score);
       }
       if (found.nan_count != 0) {
         const std::lock_guard lock(mutex);

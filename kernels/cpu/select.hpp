@@ -32,9 +32,14 @@ class CpuSelection final : public SelectionOps {
  private:
   /// What a thread logs candidates into, kept between calls: fresh pages cost more than the log itself.
   struct Log {
-    std::vector<int64_t> keys;
+    std::vector<int64_t> keys;  // memory for int32_t or int64_t
     std::vector<uint32_t> indices;
     std::vector<Place> places;
+
+    void reserve() {
+      keys.resize(kLogRoom);
+      indices.resize(kLogRoom);
+    }
   };
 
   const SelectKernels& kernels(const Scoring& scoring, const ScoreBlock& block) const;
@@ -42,7 +47,7 @@ class CpuSelection final : public SelectionOps {
   uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output,
                        uint64_t* mask);
 
-  const SelectKernelSet& set_;
+  const SelectKernels& (*find_kernels_)(Criterion, bool f64);
   int threads_;
   std::vector<Log> logs_;
 };

@@ -8,7 +8,6 @@ namespace coppice::cpu {
 
 /// A chunk of a block, as the kernels of isa/select.cpp see it. Fields as in ScoreBlock.
 struct ScoreChunk {
-  Criterion criterion = Criterion::magnitude;
   uint64_t seed = 0;
   const void* weights = nullptr;
   const void* statistic = nullptr;
@@ -30,39 +29,32 @@ inline constexpr int64_t kChunk = int64_t{1} << 16;
 /// The logs have room for a whole chunk and one vector more, because a compressed vector is stored whole.
 inline constexpr int64_t kLogRoom = kChunk + 64;
 
-/// Kernels of one element type. Keys are *signed* here (ordered_key with its top bit flipped: AVX2 and SSE2
-/// compare only signed integers), 32 bits wide for float, in an int64_t at this boundary. The lowest is "cut
+/// Kernels of one criterion and element type. Keys are *signed* here (ordered_key with its top bit flipped:
+/// AVX2 and SSE2 compare only signed integers): 32 bits for float, 64 for double. The lowest is "cut
 /// already"; no score has the highest.
 struct SelectKernels {
-  /// Keys of the chunk's elements, [count]; whatever is NaN gets a key outside the floats' range.
-  void (*keys)(const ScoreChunk&, int64_t* keys);
-  /// Scores widened to double, [count]; reports NaN.
-  ChunkCount (*scores)(const ScoreChunk&, double* scores);
-  /// Counts keys below `low` and in [low, upper); logs the latter's keys (unless null) and indices,
-  /// [kLogRoom] each.
-  ChunkCount (*bracket)(const ScoreChunk&, int64_t low, int64_t upper, int64_t* keys, uint32_t* indices);
-  /// bins[4][2^digit_bits] for the keys in [low, upper): four tables, so that a row of equal digits doesn't
-  /// wait for its own last increment. The digit is the `digit_bits` after the top `prefix_bits` of the wide
-  /// or narrow key.
-  ChunkCount (*histogram)(const ScoreChunk&, int64_t low, int64_t upper, int prefix_bits, int digit_bits,
-                          bool wide, uint32_t* bins);
+  /// Keys of the chunk's elements, int32_t or int64_t [count]; a NaN's is beyond that of +infinity.
+  ChunkCount (*keys)(const ScoreChunk&, void* keys);
+  /// Counts keys below `low` and in [low, upper); logs the latter's keys (as int32_t or int64_t; null: not
+  /// wanted) and indices, [kLogRoom] each.
+  ChunkCount (*bracket)(const ScoreChunk&, int64_t low, int64_t upper, void* keys, uint32_t* indices);
+  /// bins[4][2^digit_bits] for those of the keys that lie in [low, upper): four tables, so that a row of
+  /// equal digits doesn't wait for its own last increment. The digit is the `digit_bits` after the top
+  /// `prefix_bits` of the wide or narrow key of selection.hpp.
+  void (*histogram)(const void* keys, int64_t count, int64_t low, int64_t upper, int prefix_bits,
+                    int digit_bits, bool wide, uint32_t* bins);
   /// Writes weights (+0 where key < threshold or cut already) and mask bits; returns how many are cut.
   int64_t (*apply)(const ScoreChunk&, int64_t threshold, void* output, uint64_t* mask);
 };
 
-struct SelectKernelSet {
-  SelectKernels f32;
-  SelectKernels f64;
-};
-
 namespace baseline {
-const SelectKernelSet& select_kernels();
+const SelectKernels& select_kernels(Criterion criterion, bool f64);
 }
 namespace avx2 {
-const SelectKernelSet& select_kernels();
+const SelectKernels& select_kernels(Criterion criterion, bool f64);
 }
 namespace avx512 {
-const SelectKernelSet& select_kernels();
+const SelectKernels& select_kernels(Criterion criterion, bool f64);
 }
 
 }  // namespace coppice::cpu

@@ -1,17 +1,18 @@
 #include "kernels/cpu/select_kernels.hpp"
 #include "kernels/ordered_key.hpp"
 
-#if defined(COPPICE_ISA_avx2) || defined(COPPICE_ISA_avx512)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
 namespace coppice::cpu::COPPICE_ISA {
 namespace {
 
-// Every kernel works on tiles that stay in L1: first the keys of a tile, by a loop over the criterion that
-// the compiler vectorises, then what is asked of the keys, 64 at a time as a word of bits. The pass over
-// memory hides both: at 8 bytes an element the loads take longer than all of this together.
-constexpr int64_t kTile = 1024;
+// Every kernel works on one word of mask bits at a time: the keys of 64 elements, by a loop over the
+// criterion that the compiler vectorises, then what is asked of the keys as words of bits. The criterion is
+// inlined, so that loads of the next elements overlap the comparisons of these: by tiles of a thousand the
+// pass took half as long again.
+constexpr int64_t kWord = 64;
 
 template <class T>
 struct Number;
@@ -38,206 +39,293 @@ constexpr Bits<T> kHighest = Number<T>::kMagnitude;
 template <class T>
 constexpr Bits<T> kLowest = -Number<T>::kMagnitude - 1;
 
-/// Keys of `count` elements from `begin` of the chunk; true when any is NaN.
-template <class C, class T>
-bool fill_keys(const ScoreChunk& chunk, int64_t begin, int64_t count, Bits<T>* __restrict keys) {
-  const T* __restrict weights = static_cast<const T*>(chunk.weights) + begin;
-  const T* __restrict statistic = static_cast<const T*>(chunk.statistic);
-  if (C::statistic != Statistic::none) statistic += begin;
-  const uint64_t position = chunk.position + static_cast<uint64_t>(begin);
-  const uint64_t seed = chunk.seed;
-  Bits<T> nan = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const T s = C::statistic != Statistic::none ? statistic[i] : T(0);
-    const T score = C::score(weights[i], s, position + static_cast<uint64_t>(i), seed);
-    const Bits<T> raw = __builtin_bit_cast(Bits<T>, score);
-    const Bits<T> magnitude = raw & Number<T>::kMagnitude;
-    const Bits<T> bits = magnitude == 0 ? 0 : raw;  // −0 is +0
-    nan |= magnitude > Number<T>::kInfinity ? 1 : 0;
-    keys[i] = bits ^ ((bits >> Number<T>::kSignShift) & Number<T>::kMagnitude);
-  }
-  return nan != 0;
+/// As many elements as one register holds.
+#if defined(COPPICE_ISA_avx512)
+constexpr int64_t kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int64_t kVectorBytes = 32;
+#else
+constexpr int64_t kVectorBytes = 16;
+#endif
+template <class T>
+struct VectorOf {
+  typedef Bits<T> Keys __attribute__((vector_size(kVectorBytes)));
+  typedef Bits<T> UnalignedKeys __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+  typedef T Numbers __attribute__((vector_size(kVectorBytes)));
+  typedef T UnalignedNumbers __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::Keys;
+template <class T>
+constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(T));
+template <class T>
+constexpr int64_t kVectors = kWord / kLanes<T>;
+
+/// A vector of weights or statistics: what the criteria are instantiated with.
+template <class T>
+struct Lanes {
+  typename VectorOf<T>::Numbers values;
+};
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> operator*(Lanes<T> a, Lanes<T> b) {
+  return {a.values * b.values};
+}
+template <class T>
+[[gnu::always_inline]] inline Lanes<T> absolute(Lanes<T> x) {
+  return {reinterpret_cast<typename VectorOf<T>::Numbers>(reinterpret_cast<Vector<T>>(x.values) &
+                                                          Number<T>::kMagnitude)};
 }
 
 template <class T>
-using FillKeys = bool (*)(const ScoreChunk&, int64_t, int64_t, Bits<T>*);
+[[gnu::always_inline]] inline bool any(const Vector<T>& flags) {
+  uint64_t words[kVectorBytes / 8];
+  __builtin_memcpy(words, &flags, sizeof(words));
+  uint64_t all = 0;
+  for (uint64_t word : words) all |= word;
+  return all != 0;
+}
 
+/// The key of an element, `index` counted in the chunk. Every NaN becomes a positive one: beyond +infinity.
+template <class C, class T>
+[[gnu::always_inline]] inline Bits<T> key_at(const ScoreChunk& chunk, int64_t index) {
+  const T w = static_cast<const T*>(chunk.weights)[index];
+  const T s = C::statistic != Statistic::none ? static_cast<const T*>(chunk.statistic)[index] : T(0);
+  const T score = C::score(w, s, chunk.position + static_cast<uint64_t>(index), chunk.seed);
+  const Bits<T> raw = __builtin_bit_cast(Bits<T>, score);
+  if (C::non_negative) return raw;
+  const Bits<T> magnitude = raw & Number<T>::kMagnitude;
+  Bits<T> bits = magnitude == 0 ? 0 : raw;  // −0 is +0
+  bits = magnitude > Number<T>::kInfinity ? magnitude : bits;
+  return bits ^ ((bits >> Number<T>::kSignShift) & Number<T>::kMagnitude);
+}
+
+/// The same for a vector of elements.
+template <class C, class T>
+[[gnu::always_inline]] inline Vector<T> keys_at(const ScoreChunk& chunk, int64_t index) {
+  if constexpr (C::by_position) {
+    alignas(kVectorBytes) Bits<T> keys[kLanes<T>];
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) keys[lane] = key_at<C, T>(chunk, index + lane);
+    Vector<T> vector;
+    __builtin_memcpy(&vector, keys, sizeof(vector));
+    return vector;
+  } else {
+    using Unaligned = typename VectorOf<T>::UnalignedNumbers;
+    const Lanes<T> w = {*reinterpret_cast<const Unaligned*>(static_cast<const T*>(chunk.weights) + index)};
+    Lanes<T> s = w;
+    if constexpr (C::statistic != Statistic::none) {
+      s = {*reinterpret_cast<const Unaligned*>(static_cast<const T*>(chunk.statistic) + index)};
+    }
+    const Vector<T> raw = reinterpret_cast<Vector<T>>(C::score(w, s, 0, 0).values);
+    if (C::non_negative) return raw;
+    const Vector<T> magnitude = raw & Number<T>::kMagnitude;
+    const Vector<T> nan = magnitude > Number<T>::kInfinity;
+    const Vector<T> bits = (raw & (magnitude != 0) & ~nan) | (magnitude & nan);
+    return bits ^ ((bits >> Number<T>::kSignShift) & Number<T>::kMagnitude);
+  }
+}
+
+/// The elements that share a word of mask bits.
 template <class T>
-FillKeys<T> fill_for(Criterion criterion) {
-  return visit(criterion, [](auto c) -> FillKeys<T> { return &fill_keys<decltype(c), T>; });
+struct Word {
+  int64_t begin = 0;                // in the chunk
+  int64_t count = kWord;            // fewer in the chunk's first and last
+  int64_t index = 0;                // of the word
+  int shift = 0;                    // of the first element in it
+  uint64_t valid = ~uint64_t{0};    // bits of `count` elements, from bit 0 whatever `shift` is
+  const Vector<T>* keys = nullptr;  // [64] keys, that of +infinity past `count`
+
+  Bits<T> key(int64_t i) const { return keys[i / kLanes<T>][i % kLanes<T>]; }
+};
+
+/// Lowers the keys of what is cut already.
+template <class T>
+[[gnu::always_inline]] inline void lower_keys(Vector<T>* keys, uint64_t cut) {
+  if (cut == 0) return;
+  Vector<T> one;
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) one[lane] = Bits<T>{1} << lane;
+  for (int64_t v = 0; v < kVectors<T>; ++v) {
+    const Vector<T> flags = (one & static_cast<Bits<T>>(cut >> (kLanes<T> * v))) != 0;
+    keys[v] = (keys[v] & ~flags) | (kLowest<T> & flags);
+  }
+}
+
+/// A word that the chunk starts or ends within; out of line, because most have all their elements.
+template <class C, class T, class State, class Visit>
+[[gnu::noinline]] State visit_partial(const ScoreChunk& chunk, Word<T> word, State state, Visit visit) {
+  Vector<T> keys[kVectors<T>];
+  for (int64_t i = 0; i < kWord; ++i) {
+    const bool inside = i < word.count;
+    keys[i / kLanes<T>][i % kLanes<T>] = inside ? key_at<C, T>(chunk, word.begin + i) : Number<T>::kInfinity;
+  }
+  word.valid = (uint64_t{1} << word.count) - 1;  // with 64 elements it would not be partial
+  word.keys = keys;
+  if (chunk.kept != nullptr) lower_keys<T>(keys, ~(chunk.kept[word.index] >> word.shift) & word.valid);
+  visit(word, state);
+  return state;
+}
+
+/// Calls visit(word, state) for the words of a chunk in order and returns the state. It is passed by value
+/// because an accumulator whose address gets out lives in memory, and costs more than the comparisons.
+template <class C, class T, class State, class Visit>
+[[gnu::always_inline]] inline State for_words(const ScoreChunk& chunk, State state, Visit visit) {
+  int64_t begin = 0, index = 0;
+  if (chunk.mask_bit != 0 && chunk.count > 0) {
+    const int64_t room = kWord - chunk.mask_bit;
+    Word<T> word;
+    word.count = begin = chunk.count < room ? chunk.count : room;
+    word.shift = chunk.mask_bit;
+    state = visit_partial<C, T>(chunk, word, state, visit);
+    index = 1;
+  }
+  const ScoreChunk local = chunk;
+  for (; begin + kWord <= local.count; begin += kWord, ++index) {
+    Vector<T> keys[kVectors<T>];
+#pragma GCC unroll 64
+    for (int64_t v = 0; v < kVectors<T>; ++v) keys[v] = keys_at<C, T>(local, begin + kLanes<T> * v);
+    if (local.kept != nullptr) lower_keys<T>(keys, ~local.kept[index]);
+    Word<T> word;
+    word.begin = begin;
+    word.index = index;
+    word.keys = keys;
+    visit(word, state);
+  }
+  if (begin < local.count) {
+    Word<T> word;
+    word.begin = begin;
+    word.count = local.count - begin;
+    word.index = index;
+    state = visit_partial<C, T>(chunk, word, state, visit);
+  }
+  return state;
 }
 
 /// Bit i: keys[i] < threshold, for 64 keys.
 template <class T>
-uint64_t less_bits(const Bits<T>* keys, Bits<T> threshold) {
+[[gnu::always_inline]] inline uint64_t less_bits(const Vector<T>* keys, Bits<T> threshold) {
+  uint64_t word = 0;
 #if defined(COPPICE_ISA_avx512)
-  uint64_t word = 0;
-  if constexpr (sizeof(T) == 4) {
-    const __m512i t = _mm512_set1_epi32(threshold);
-    for (int v = 0; v < 4; ++v) {
-      word |= uint64_t{_mm512_cmplt_epi32_mask(_mm512_loadu_si512(keys + 16 * v), t)} << (16 * v);
+#pragma GCC unroll 64
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const __m512i k = reinterpret_cast<__m512i>(keys[v]);
+    uint64_t bits = 0;
+    if constexpr (sizeof(T) == 4) {
+      bits = _mm512_cmplt_epi32_mask(k, _mm512_set1_epi32(threshold));
+    } else {
+      bits = _mm512_cmplt_epi64_mask(k, _mm512_set1_epi64(threshold));
     }
-  } else {
-    const __m512i t = _mm512_set1_epi64(threshold);
-    for (int v = 0; v < 8; ++v) {
-      word |= uint64_t{_mm512_cmplt_epi64_mask(_mm512_loadu_si512(keys + 8 * v), t)} << (8 * v);
-    }
+    word |= bits << (kLanes<T> * v);
   }
-  return word;
-#elif defined(COPPICE_ISA_avx2)
-  uint64_t word = 0;
-  if constexpr (sizeof(T) == 4) {
-    const __m256i t = _mm256_set1_epi32(threshold);
-    for (int v = 0; v < 8; ++v) {
-      const __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + 8 * v));
-      const int bits = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(t, k)));
-      word |= uint64_t{static_cast<uint32_t>(bits)} << (8 * v);
+#elif defined(__SSE2__)
+#pragma GCC unroll 64
+  for (int v = 0; v < kVectors<T>; ++v) {
+    const Vector<T> flags = keys[v] < threshold;
+    int bits = 0;
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) {
+      bits = _mm256_movemask_ps(reinterpret_cast<__m256>(flags));
+    } else {
+      bits = _mm256_movemask_pd(reinterpret_cast<__m256d>(flags));
     }
-  } else {
-    const __m256i t = _mm256_set1_epi64x(threshold);
-    for (int v = 0; v < 16; ++v) {
-      const __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + 4 * v));
-      const int bits = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(t, k)));
-      word |= uint64_t{static_cast<uint32_t>(bits)} << (4 * v);
-    }
-  }
-  return word;
 #else
-  // One flag a byte, by a loop that vectorises; a multiplication then gathers eight flags into eight bits.
-  alignas(64) uint8_t flags[64];
-  for (int i = 0; i < 64; ++i) flags[i] = keys[i] < threshold ? 1 : 0;
-  uint64_t word = 0;
-  for (int byte = 0; byte < 8; ++byte) {
-    uint64_t eight;
-    __builtin_memcpy(&eight, flags + 8 * byte, 8);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    eight = __builtin_bswap64(eight);
+    if constexpr (sizeof(T) == 4) {
+      bits = _mm_movemask_ps(reinterpret_cast<__m128>(flags));
+    } else {
+      bits = _mm_movemask_pd(reinterpret_cast<__m128d>(flags));
+    }
 #endif
-    word |= ((eight * 0x0102'0408'1020'4080ull) >> 56) << (8 * byte);
+    word |= uint64_t{static_cast<uint32_t>(bits)} << (kLanes<T> * v);
   }
+#else
+  // One bit a lane, chosen by the flags; the lanes of a vector add up to its share of the word.
+  Vector<T> one;
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) one[lane] = Bits<T>{1} << lane;
+  for (int64_t v = 0; v < kVectors<T>; ++v) {
+    const Vector<T> flags = one & (keys[v] < threshold);
+    uint64_t bits = 0;
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) bits |= static_cast<uint64_t>(flags[lane]);
+    word |= bits << (kLanes<T> * v);
+  }
+#endif
   return word;
+}
+
+/// Appends the keys and indices of the elements in `bits`; the logs have room for a vector more than is
+/// counted.
+template <class T>
+[[gnu::always_inline]] inline int64_t log_elements(const Word<T>& word, uint64_t bits, int64_t at,
+                                                   Bits<T>* keys, uint32_t* indices) {
+#if defined(COPPICE_ISA_avx512)
+  if constexpr (sizeof(T) == 4) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#pragma GCC unroll 64
+    for (int v = 0; v < 4; ++v) {
+      const __mmask16 chosen = static_cast<__mmask16>(bits >> (16 * v));
+      // To a register first: compressing straight to memory is microcoded on Zen 4.
+      const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(word.begin) + 16 * v));
+      _mm512_storeu_si512(keys + at,
+                          _mm512_maskz_compress_epi32(chosen, reinterpret_cast<__m512i>(word.keys[v])));
+      _mm512_storeu_si512(indices + at, _mm512_maskz_compress_epi32(chosen, index));
+      at += __builtin_popcount(chosen);
+    }
+    return at;
+  }
 #endif
-}
-
-/// A tile of keys and where its mask bits lie. Only the first tile of a chunk may start inside a mask word,
-/// and then ends with it, so that all others are whole words.
-template <class T>
-struct Tile {
-  int64_t begin = 0;  // in the chunk
-  int64_t count = 0;
-  int64_t word = 0;  // of the mask
-  int shift = 0;     // of the first element in that word
-  bool nan = false;
-  alignas(64) Bits<T> keys[kTile];
-
-  int64_t words() const { return (count + 63) / 64; }
-  /// Bits of word `w` that belong to elements, from bit 0 whatever `shift` is.
-  uint64_t valid(int64_t w) const {
-    const int64_t left = count - 64 * w;
-    return left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+  for (; bits != 0; bits &= bits - 1) {
+    const int i = __builtin_ctzll(bits);
+    keys[at] = word.key(i);
+    indices[at++] = static_cast<uint32_t>(word.begin + i);
   }
-};
-
-template <class T>
-bool is_nan_key(Bits<T> key) {
-  return key > Number<T>::kInfinity || key < (kLowest<T> | (Number<T>::kInfinity ^ Number<T>::kMagnitude));
+  return at;
 }
 
-/// Calls visit(tile) for the tiles of a chunk in order. Returns the NaN scores among what isn't cut already.
-template <class T, class Visit>
-ChunkCount for_tiles(const ScoreChunk& chunk, Visit visit_tile) {
-  const FillKeys<T> fill = fill_for<T>(chunk.criterion);
-  Tile<T> tile;
-  ChunkCount found;
-  int shift = chunk.mask_bit;
-  int64_t word = 0;
-  for (int64_t begin = 0; begin < chunk.count; begin += tile.count) {
-    const int64_t left = chunk.count - begin;
-    const int64_t room = shift != 0 ? 64 - shift : kTile;
-    tile.begin = begin;
-    tile.count = left < room ? left : room;
-    tile.word = word;
-    tile.shift = shift;
-    tile.nan = fill(chunk, begin, tile.count, tile.keys);
-    if (tile.nan) {
-      for (int64_t i = 0; i < tile.count; ++i) {
-        const int64_t bit = shift + i;
-        const bool kept = chunk.kept == nullptr || (chunk.kept[word + bit / 64] >> (bit % 64) & 1) != 0;
-        if (!kept || !is_nan_key<T>(tile.keys[i])) continue;
-        if (found.nan_count++ == 0) found.first_nan = begin + i;
-      }
-    }
-    for (int64_t i = tile.count; i < 64 * tile.words(); ++i) tile.keys[i] = kHighest<T>;
-    if (chunk.kept != nullptr) {
-      for (int64_t w = 0; w < tile.words(); ++w) {
-        const uint64_t valid = tile.valid(w);
-        const uint64_t kept = chunk.kept[word + w] >> shift;
-        if ((kept & valid) == valid) continue;
-        const uint64_t cut = ~kept & valid;
-        Bits<T>* keys = tile.keys + 64 * w;
-        for (int half = 0; half < 2; ++half) {
-          const uint32_t bits = static_cast<uint32_t>(cut >> (32 * half));
-          for (int i = 0; i < 32; ++i) {
-            const bool is_cut = (bits & (uint32_t{1} << i)) != 0;
-            keys[32 * half + i] = is_cut ? kLowest<T> : keys[32 * half + i];
-          }
-        }
-      }
-    }
-    visit_tile(tile);
-    word += (shift + tile.count) / 64;
-    shift = static_cast<int>((shift + tile.count) % 64);
-  }
-  return found;
-}
-
-template <class T>
-void keys_kernel(const ScoreChunk& chunk, int64_t* keys) {
-  for_tiles<T>(chunk, [&](const Tile<T>& tile) {
-    for (int64_t i = 0; i < tile.count; ++i) keys[tile.begin + i] = tile.keys[i];
-  });
-}
-
-template <class T>
-T score_of_key(Bits<T> key) {
-  return __builtin_bit_cast(
-      T, static_cast<Bits<T>>(key ^ ((key >> Number<T>::kSignShift) & Number<T>::kMagnitude)));
-}
-
-template <class T>
-ChunkCount scores_kernel(const ScoreChunk& chunk, double* scores) {
-  return for_tiles<T>(chunk, [&](const Tile<T>& tile) {
-    for (int64_t i = 0; i < tile.count; ++i) {
-      scores[tile.begin + i] = static_cast<double>(score_of_key<T>(tile.keys[i]));
+/// NaN scores among what isn't cut already: the rare second look at a chunk.
+template <class C, class T>
+[[gnu::noinline]] ChunkCount find_nan(const ScoreChunk& chunk, ChunkCount found) {
+  return for_words<C, T>(chunk, found, [](const Word<T>& word, ChunkCount& state) {
+    for (int64_t i = 0; i < word.count; ++i) {
+      if (word.key(i) <= Number<T>::kInfinity) continue;
+      if (state.nan_count++ == 0) state.first_nan = word.begin + i;
     }
   });
 }
 
-template <class T>
-ChunkCount bracket_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, int64_t* log_keys,
+template <class C, class T>
+ChunkCount bracket_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, void* log_keys,
                           uint32_t* log_indices) {
   const Bits<T> low_key = static_cast<Bits<T>>(low), upper_key = static_cast<Bits<T>>(upper);
-  int64_t below = 0, inside = 0;
-  ChunkCount found = for_tiles<T>(chunk, [&](const Tile<T>& tile) {
-    for (int64_t w = 0; w < tile.words(); ++w) {
-      const Bits<T>* keys = tile.keys + 64 * w;
-      const uint64_t under = less_bits<T>(keys, low_key);
-      uint64_t between = less_bits<T>(keys, upper_key) & ~under & tile.valid(w);
-      below += __builtin_popcountll(under);
-      const int64_t logged = inside;
-      inside += __builtin_popcountll(between);
-      if (between == 0 || log_keys == nullptr) continue;
-      int64_t at = logged;
-      for (; between != 0; between &= between - 1) {
-        const int i = __builtin_ctzll(between);
-        log_keys[at] = keys[i];
-        log_indices[at++] = static_cast<uint32_t>(tile.begin + 64 * w + i);
-      }
+  struct State {
+    int64_t below = 0;
+    int64_t inside = 0;
+    Vector<T> nan = {};
+  };
+  const State counted = for_words<C, T>(chunk, State{}, [=](const Word<T>& word, State& state) {
+#pragma GCC unroll 64
+    for (int64_t v = 0; v < kVectors<T>; ++v) state.nan |= word.keys[v] > Number<T>::kInfinity;
+    const uint64_t under = less_bits<T>(word.keys, low_key);
+    const uint64_t between = less_bits<T>(word.keys, upper_key) & ~under & word.valid;
+    state.below += __builtin_popcountll(under & word.valid);
+    if (between == 0) return;
+    if (log_keys == nullptr) {
+      state.inside += __builtin_popcountll(between);
+    } else {
+      state.inside =
+          log_elements<T>(word, between, state.inside, static_cast<Bits<T>*>(log_keys), log_indices);
     }
   });
-  found.below = below;
-  found.inside = inside;
-  return found;
+  ChunkCount result;
+  result.below = counted.below;
+  result.inside = counted.inside;
+  return any<T>(counted.nan) ? find_nan<C, T>(chunk, result) : result;
+}
+
+template <class C, class T>
+ChunkCount keys_kernel(const ScoreChunk& chunk, void* keys) {
+  Bits<T>* out = static_cast<Bits<T>*>(keys);
+  const Vector<T> nan = for_words<C, T>(chunk, Vector<T>{}, [=](const Word<T>& word, Vector<T>& found) {
+    for (int64_t v = 0; v < kVectors<T>; ++v) found |= word.keys[v] > Number<T>::kInfinity;
+    __builtin_memcpy(out + word.begin, word.keys, static_cast<size_t>(word.count) * sizeof(T));
+  });
+  return any<T>(nan) ? find_nan<C, T>(chunk, ChunkCount{}) : ChunkCount{};
 }
 
 /// The unsigned key as selection.hpp defines it: narrow in the upper half, or wide.
@@ -254,100 +342,73 @@ uint64_t public_key(Bits<T> key, bool wide) {
 }
 
 template <class T>
-ChunkCount histogram_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, int prefix_bits,
-                            int digit_bits, bool wide, uint32_t* bins) {
+void histogram_kernel(const void* chunk_keys, int64_t count, int64_t low, int64_t upper, int prefix_bits,
+                      int digit_bits, bool wide, uint32_t* bins) {
   const Bits<T> low_key = static_cast<Bits<T>>(low), upper_key = static_cast<Bits<T>>(upper);
   const int shift = 64 - prefix_bits - digit_bits;
   const int64_t size = int64_t{1} << digit_bits;
   const uint64_t digit_mask = static_cast<uint64_t>(size) - 1;
-  return for_tiles<T>(chunk, [&](const Tile<T>& tile) {
-    for (int64_t w = 0; w < tile.words(); ++w) {
-      const Bits<T>* keys = tile.keys + 64 * w;
-      const uint64_t valid = tile.valid(w);
-      uint64_t between = less_bits<T>(keys, upper_key) & ~less_bits<T>(keys, low_key) & valid;
-      if (between == ~uint64_t{0}) {
-        for (int i = 0; i < 64; ++i)
-          ++bins[size * (i & 3) + ((public_key<T>(keys[i], wide) >> shift) & digit_mask)];
-      } else {
-        for (; between != 0; between &= between - 1) {
-          const int i = __builtin_ctzll(between);
-          ++bins[size * (i & 3) + ((public_key<T>(keys[i], wide) >> shift) & digit_mask)];
-        }
-      }
+  const Bits<T>* keys = static_cast<const Bits<T>*>(chunk_keys);
+  const auto add = [&](int64_t i) {
+    ++bins[size * (i & 3) + static_cast<int64_t>((public_key<T>(keys[i], wide) >> shift) & digit_mask)];
+  };
+  int64_t begin = 0;
+  for (; begin + kWord <= count; begin += kWord) {
+    Vector<T> word[kVectors<T>];
+    __builtin_memcpy(word, keys + begin, sizeof(word));
+    uint64_t between = less_bits<T>(word, upper_key) & ~less_bits<T>(word, low_key);
+    if (between == ~uint64_t{0}) {
+      for (int64_t i = 0; i < kWord; ++i) add(begin + i);
+    } else {
+      for (; between != 0; between &= between - 1) add(begin + __builtin_ctzll(between));
     }
-  });
-}
-
-template <class T>
-void write_weights(const Bits<T>* weights, uint64_t cut, int64_t count, Bits<T>* output) {
-  if (count == 64) {
-#if defined(COPPICE_ISA_avx512)
-    for (int64_t v = 0; v < static_cast<int64_t>(sizeof(T)); ++v) {
-      constexpr int kLanes = 64 / sizeof(T);
-      const __m512i value = _mm512_loadu_si512(weights + kLanes * v);
-      const uint64_t keep = ~cut >> (kLanes * v);
-      if constexpr (sizeof(T) == 4) {
-        _mm512_storeu_si512(output + kLanes * v, _mm512_maskz_mov_epi32(static_cast<__mmask16>(keep), value));
-      } else {
-        _mm512_storeu_si512(output + kLanes * v, _mm512_maskz_mov_epi64(static_cast<__mmask8>(keep), value));
-      }
-    }
-    return;
-#else
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t bits = static_cast<uint32_t>(cut >> (32 * half));
-#pragma GCC ivdep  // the output is the weights themselves or lies apart from them
-      for (int i = 0; i < 32; ++i) {
-        const bool is_cut = (bits & (uint32_t{1} << i)) != 0;
-        output[32 * half + i] = is_cut ? 0 : weights[32 * half + i];
-      }
-    }
-    return;
-#endif
   }
-  for (int64_t i = 0; i < count; ++i) output[i] = (cut >> i & 1) != 0 ? 0 : weights[i];
+  for (; begin < count; ++begin) {
+    if (keys[begin] >= low_key && keys[begin] < upper_key) add(begin);
+  }
 }
 
-template <class T>
+template <class C, class T>
 int64_t apply_kernel(const ScoreChunk& chunk, int64_t threshold, void* output, uint64_t* mask) {
-  const Bits<T> threshold_key = static_cast<Bits<T>>(threshold);
+  // No score has the lowest key: one above it is the least threshold, under which what is cut already lies.
+  const Bits<T> asked = static_cast<Bits<T>>(threshold);
+  const Bits<T> threshold_key = asked == kLowest<T> ? kLowest<T> + 1 : asked;
   const Bits<T>* weights = static_cast<const Bits<T>*>(chunk.weights);
   Bits<T>* cut_weights = static_cast<Bits<T>*>(output);
-  int64_t cut_count = 0;
-  for_tiles<T>(chunk, [&](const Tile<T>& tile) {
-    for (int64_t w = 0; w < tile.words(); ++w) {
-      const uint64_t valid = tile.valid(w);
-      const Bits<T>* keys = tile.keys + 64 * w;
-      uint64_t cut = less_bits<T>(keys, threshold_key) & valid;
-      if (chunk.kept != nullptr) cut |= ~(chunk.kept[tile.word + w] >> tile.shift) & valid;
-      cut_count += __builtin_popcountll(cut);
-      const int64_t begin = tile.begin + 64 * w;
-      const int64_t count = tile.count - 64 * w < 64 ? tile.count - 64 * w : 64;
-      if (output != nullptr && (cut != 0 || output != chunk.weights)) {
-        write_weights<T>(weights + begin, cut, count, cut_weights + begin);
+  return for_words<C, T>(chunk, int64_t{0}, [=](const Word<T>& word, int64_t& cut_count) {
+    const uint64_t cut = less_bits<T>(word.keys, threshold_key) & word.valid;
+    cut_count += __builtin_popcountll(cut);
+    if (mask != nullptr) {
+      uint64_t& bits = mask[word.index];
+      bits = (bits & ~(word.valid << word.shift)) | ((~cut & word.valid) << word.shift);
+    }
+    if (cut_weights == nullptr || (cut == 0 && cut_weights == weights)) return;
+    const Bits<T>* from = weights + word.begin;
+    Bits<T>* to = cut_weights + word.begin;
+    if (word.count == kWord) {
+      using Unaligned = typename VectorOf<T>::UnalignedKeys;
+#pragma GCC unroll 64
+      for (int64_t v = 0; v < kVectors<T>; ++v) {
+        const Vector<T> under = word.keys[v] < threshold_key;
+        *reinterpret_cast<Unaligned*>(to + kLanes<T> * v) =
+            *reinterpret_cast<const Unaligned*>(from + kLanes<T> * v) & ~under;
       }
-      if (mask != nullptr) {
-        uint64_t& word = mask[tile.word + w];
-        if (valid == ~uint64_t{0}) {
-          word = ~cut;
-        } else {
-          word = (word & ~(valid << tile.shift)) | ((~cut & valid) << tile.shift);
-        }
-      }
+    } else {
+      for (int64_t i = 0; i < word.count; ++i) to[i] = (cut >> i & 1) != 0 ? 0 : from[i];
     }
   });
-  return cut_count;
 }
 
-template <class T>
-constexpr SelectKernels kKernels = {&keys_kernel<T>, &scores_kernel<T>, &bracket_kernel<T>,
-                                    &histogram_kernel<T>, &apply_kernel<T>};
+template <class C, class T>
+constexpr SelectKernels kKernels = {&keys_kernel<C, T>, &bracket_kernel<C, T>, &histogram_kernel<T>,
+                                    &apply_kernel<C, T>};
 
 }  // namespace
 
-const SelectKernelSet& select_kernels() {
-  static constexpr SelectKernelSet set = {kKernels<float>, kKernels<double>};
-  return set;
+const SelectKernels& select_kernels(Criterion criterion, bool f64) {
+  return visit(criterion, [&](auto c) -> const SelectKernels& {
+    return f64 ? kKernels<decltype(c), double> : kKernels<decltype(c), float>;
+  });
 }
 
 }  // namespace coppice::cpu::COPPICE_ISA
