@@ -30,7 +30,8 @@ uint64_t narrow_at_least(Key key) {
       end = middle;
     }
   }
-  return begin;
+  // The key of −0, which no score has: ordered_key gives both zeros the one above.
+  return begin == 0x7fff'ffffu ? 0x8000'0000u : begin;
 }
 
 Key key_of(const Scoring& scoring, double score) {

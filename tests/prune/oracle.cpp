@@ -39,11 +39,12 @@ bool smaller(const Scaled& a, const Scaled& b) {
 
 struct Unit {
   size_t tensor = 0;
-  size_t piece = 0;    // gate, where that separates groups
-  uint64_t order = 0;  // by tensor name, then index
-  std::vector<size_t> elements;
+  size_t piece = 0;                         // gate, where that separates groups
+  uint64_t order = 0;                       // by tensor name, then index
+  size_t first = 0, stride = 1, count = 1;  // its elements
   Scaled score;
   bool cut_already = false;
+  bool safe = false;  // by the minimum density
 };
 
 template <class T>
@@ -116,7 +117,7 @@ double value_of(const Scaled& s) {
 }
 
 /// np.percentile(..., method="linear") of sorted scores in float64, order statistics where infinite.
-Scaled percentile_of(const std::vector<const Unit*>& sorted, double p) {
+Scaled percentile_of(const std::vector<Unit*>& sorted, double p) {
   const auto at = [&](size_t i) { return sorted[i]->cut_already ? Scaled{-kInfinity, 0} : sorted[i]->score; };
   const double rank = (p / 100.0) * static_cast<double>(sorted.size() - 1);
   const size_t low = static_cast<size_t>(rank);
@@ -145,6 +146,7 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
             [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
 
   std::vector<Unit> units;
+  std::vector<double> scores;
   uint64_t order = 0, position = 0;
   for (const PrunableTensor& tensor : tensors) {
     expected.kept.push_back(tensor.kept.empty() ? std::vector<bool>(tensor.size(), true) : tensor.kept);
@@ -167,22 +169,26 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
         unit.tensor = t;
         unit.piece = piece;
         unit.order = order++;
+        unit.first = r0 * cols + u;
         if (config.pattern == "row") {
-          for (size_t c = 0; c < cols; ++c) unit.elements.push_back((r0 + u) * cols + c);
+          unit.first = (r0 + u) * cols;
+          unit.count = cols;
         } else if (config.pattern == "column") {
-          for (size_t r = r0; r < r1; ++r) unit.elements.push_back(r * cols + u);
-        } else {
-          unit.elements.push_back(r0 * cols + u);
+          unit.stride = cols;
+          unit.count = r1 - r0;
         }
-        std::vector<double> scores;
-        for (size_t i : unit.elements) {
+        scores.clear();
+        for (size_t n = 0; n < unit.count; ++n) {
+          const size_t i = unit.first + n * unit.stride;
           if (!expected.kept[t][i]) continue;
           scores.push_back(tensor.dtype == DType::f64
                                ? element_score<double>(config.criterion, tensor, i, base + i, seed)
                                : element_score<float>(config.criterion, tensor, i, base + i, seed));
         }
         unit.cut_already = scores.empty();
-        unit.score = reduced(config.pattern == "element" ? "sum" : config.reduce, scores);
+        unit.score = config.pattern != "element" ? reduced(config.reduce, scores)
+                     : scores.empty()            ? Scaled{}
+                                                 : normalised(scores.front(), 0);
         units.push_back(std::move(unit));
       }
     }
@@ -199,8 +205,9 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
 
   // Groups and, for the minimum density, segments: a tensor, or a gate where the scope is gates.
   using Id = std::pair<size_t, size_t>;
-  std::vector<std::pair<std::string, std::vector<const Unit*>>> groups;
-  std::map<Id, std::vector<const Unit*>> segments;
+  std::vector<std::pair<std::string, std::vector<Unit*>>> groups;
+  std::map<std::string, size_t> group_index;
+  std::map<Id, std::vector<Unit*>> segments;
   if (config.scope == "global") groups.push_back({"all", {}});
   for (size_t t : names) {
     const PrunableTensor& tensor = tensors[t];
@@ -212,23 +219,21 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
         groups.push_back({tensor.name + ":" + std::to_string(g), {}});
     }
   }
-  for (const Unit& unit : units) {
+  for (size_t g = 0; g < groups.size(); ++g) group_index[groups[g].first] = g;
+  for (Unit& unit : units) {
     segments[{unit.tensor, unit.piece}].push_back(&unit);
     std::string name = "all";
     if (config.scope != "global") name = tensors[unit.tensor].name;
     if (config.scope == "gate" && tensors[unit.tensor].gates > 1) name += ":" + std::to_string(unit.piece);
-    for (auto& [group, members] : groups) {
-      if (group == name) members.push_back(&unit);
-    }
+    groups[group_index.at(name)].second.push_back(&unit);
   }
 
-  std::map<const Unit*, bool> safe;
   for (auto& [id, members] : segments) {
     std::sort(members.begin(), members.end(), before);
     const size_t protect =
         static_cast<size_t>(std::ceil(config.min_density * static_cast<double>(members.size())));
     for (size_t i = members.size() - protect; i < members.size(); ++i) {
-      if (!members[i]->cut_already) safe[members[i]] = true;
+      members[i]->safe = !members[i]->cut_already;
     }
   }
 
@@ -244,14 +249,14 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
         const Scaled threshold = percentile_of(members, config.percentile);
         group.threshold = value_of(threshold);
         for (const Unit* unit : members) {
-          if (!unit->cut_already && !safe[unit] && smaller(unit->score, threshold)) cut.push_back(unit);
+          if (!unit->cut_already && !unit->safe && smaller(unit->score, threshold)) cut.push_back(unit);
         }
       }
     } else {
       const size_t k = half_even(config.sparsity * static_cast<double>(members.size()));
       for (const Unit* unit : members) {
         if (cut.size() >= k) break;
-        if (unit->cut_already || safe[unit]) continue;
+        if (unit->cut_already || unit->safe) continue;
         cut.push_back(unit);
         group.threshold = value_of(unit->score);
       }
@@ -259,7 +264,8 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
     }
     group.cut = cut.size();
     for (const Unit* unit : cut) {
-      for (size_t i : unit->elements) expected.kept[unit->tensor][i] = false;
+      for (size_t n = 0; n < unit->count; ++n)
+        expected.kept[unit->tensor][unit->first + n * unit->stride] = false;
     }
     expected.groups.push_back(group);
   }

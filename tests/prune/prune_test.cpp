@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include "engine/prune/plan.hpp"
 #include "kernels/criteria.hpp"
 #include "tests/prune/harness.hpp"
 
@@ -67,6 +68,227 @@ TEST(Prune, EveryOptionAgainstFullSort) {
       }
     }
   }
+}
+
+/// The article's shape: the product of fifty |g| near 1e-3 is zero in float32, and so would be the
+/// percentile; in our arithmetic nine of ten go, whether the products run along rows or columns.
+TEST(Prune, UnderflowingProductsAreOrdered) {
+  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  std::mt19937_64 random(std::random_device{}());
+  for (const char* pattern : {"row", "column"}) {
+    for (double scale : {1e-3, 1e-9, 1e9, 1e-30}) {
+      PrunableTensor tensor;
+      tensor.name = "rnn.weight_ih_l0";
+      tensor.shape =
+          std::string(pattern) == "row" ? std::vector<int64_t>{10, 50} : std::vector<int64_t>{50, 10};
+      std::normal_distribution<double> normal;
+      for (int i = 0; i < 500; ++i) {
+        tensor.weights.push_back(static_cast<float>(normal(random)));
+        tensor.sum.push_back(static_cast<float>(scale * normal(random)));
+      }
+      PruneConfig config;
+      config.criterion = "gradient";
+      config.pattern = pattern;
+      config.reduce = "product";
+      config.percentile = 95.0;
+      SCOPED_TRACE(fmt::format("{} scale {}", pattern, scale));
+      expect_pruned(*backend, {tensor}, config, 1);
+
+      Arrays arrays({tensor}, true);
+      MemorySource source(*backend, arrays.memory());
+      const PruneOutcome outcome = prune(source, config, 1);
+      EXPECT_EQ(outcome.groups.front().units, 10u);
+      EXPECT_EQ(outcome.groups.front().cut, 9u);
+      EXPECT_EQ(outcome.kept, 50u);
+      if (scale == 1e-9 || scale == 1e-30) {
+        // Beyond what a double holds, the threshold is still told.
+        EXPECT_NE(outcome.groups.front().threshold_text.find("·2^-"), std::string::npos)
+            << outcome.groups.front().threshold_text;
+      }
+    }
+  }
+}
+
+TEST(Prune, TiesGoByNameThenIndex) {
+  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  std::vector<PrunableTensor> tensors;
+  for (const char* name : {"b", "a.1", "a", "B", "a.10"}) {
+    PrunableTensor tensor;
+    tensor.name = name;
+    tensor.shape = {4};
+    tensor.weights = {1.0, -1.0, 1.0, 1.0};
+    tensors.push_back(tensor);
+  }
+  Arrays arrays(tensors, true);
+  MemorySource source(*backend, arrays.memory());
+  PruneConfig config;
+  config.sparsity = 0.5;  // 10 of 20: B, a, and half of a.1
+  prune(source, config, 1);
+  const std::vector<std::vector<bool>> kept = {{true, true, true, true},
+                                               {false, false, true, true},
+                                               {false, false, false, false},
+                                               {false, false, false, false},
+                                               {true, true, true, true}};
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    for (size_t i = 0; i < 4; ++i)
+      EXPECT_EQ(arrays.kept(t, i), kept[t][i]) << tensors[t].name << "[" << i << "]";
+  }
+}
+
+TEST(Prune, CountsRoundHalfToEven) {
+  EXPECT_EQ(units_to_cut(0.5, 5), 2u);
+  EXPECT_EQ(units_to_cut(0.5, 7), 4u);
+  EXPECT_EQ(units_to_cut(0.9, 10), 9u);
+  EXPECT_EQ(units_to_cut(0.25, 2), 0u);
+  EXPECT_EQ(units_to_cut(0.75, 2), 2u);
+  EXPECT_EQ(units_to_cut(1.0, (uint64_t{1} << 40) + 1), (uint64_t{1} << 40) + 1);
+}
+
+/// Protecting gates (and not only tensors) keeps some of every gate, also when all compete for one threshold.
+TEST(Prune, MinimumDensityOfGates) {
+  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  PrunableTensor tensor;
+  tensor.name = "rnn.weight_hh_l0";
+  tensor.shape = {8, 10};
+  tensor.gates = 4;
+  for (int i = 0; i < 80; ++i) tensor.weights.push_back(1.0 + i);  // gate 0 has the lowest
+  PruneConfig config;
+  config.sparsity = 0.5;
+  config.min_density = 0.15;
+  config.min_density_scope = "gate";
+  Arrays arrays({tensor}, true);
+  MemorySource source(*backend, arrays.memory());
+  const PruneOutcome outcome = prune(source, config, 1);
+  EXPECT_EQ(outcome.tensors.front().gate_kept, (std::vector<uint64_t>{3, 3, 14, 20}));
+  EXPECT_EQ(outcome.kept, 40u);
+  config.pattern = "column";
+  EXPECT_THROW(prune(source, config, 1), Error);
+}
+
+TEST(Prune, IncludeAndExcludeMatchWholeNames) {
+  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  std::mt19937_64 random(1);
+  std::vector<PrunableTensor> tensors = small_model(Input::normal, false, random);
+  Arrays arrays(tensors, true);
+  MemorySource source(*backend, arrays.memory());
+  const auto pruned = [&](std::vector<std::string> include, std::vector<std::string> exclude) {
+    PruneConfig config;
+    config.include = std::move(include);
+    config.exclude = std::move(exclude);
+    std::string names;
+    const Plan plan = make_plan(source.tensors(), config, 1);
+    for (size_t t = 0; t < tensors.size(); ++t) {
+      if (plan.selected[t]) names += tensors[t].name + " ";
+    }
+    return names;
+  };
+  EXPECT_EQ(pruned({"rnn\\.weight_.h_l0"}, {}), "rnn.weight_hh_l0 rnn.weight_ih_l0 ");
+  EXPECT_EQ(pruned({"rnn.*", "frozen"}, {".*reverse", "rnn.bias"}),
+            "rnn.weight_hh_l0 rnn.weight_ih_l0 frozen ");
+  EXPECT_EQ(pruned({}, {"rnn.*"}), "decoder.weight Zeta embedding ");
+}
+
+std::string error_of(ParameterSource& source, const PruneConfig& config,
+                     ErrorKind kind = ErrorKind::bad_input, double sparsity = -1.0) {
+  try {
+    prune(source, config, 1, sparsity);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+#define EXPECT_SAYS(message, ...)                                                      \
+  do {                                                                                 \
+    const std::string said = message;                                                  \
+    for (const char* part : {__VA_ARGS__}) {                                           \
+      EXPECT_NE(said.find(part), std::string::npos) << part << " is not in: " << said; \
+    }                                                                                  \
+  } while (false)
+
+TEST(Prune, ErrorsNameWhatIsWrong) {
+  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  std::mt19937_64 random(1);
+  const std::vector<PrunableTensor> tensors = small_model(Input::normal, false, random);
+  Arrays arrays(tensors, true);
+  MemorySource source(*backend, arrays.memory());
+  const auto with = [&](auto change) {
+    PruneConfig config;
+    config.criterion = "taylor";
+    change(config);
+    return error_of(source, config);
+  };
+  EXPECT_SAYS(with([](PruneConfig& c) { c.criterion = "snip"; }), "prune.criterion", "taylor", "'snip'");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.pattern = "block"; }), "prune.pattern", "element, row, column",
+              "'block'");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.reduce = "median"; }), "prune.reduce", "'median'");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.scope = "layer"; }), "prune.scope", "'layer'");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.sparsity = 1.5; }), "prune.sparsity", "1.5");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.sparsity = NAN; }), "prune.sparsity", "nan");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.percentile = 101; }), "prune.percentile", "101");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.min_density = -1; }), "prune.min_density", "-1");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.include = {"lstm.*"}; }), "prune.include", "'lstm.*'", "no tensor");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.exclude = {"weight"}; }), "prune.exclude", "'weight'", "no tensor");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.include = {"(rnn"}; }), "prune.include", "'(rnn'", "missing )");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.exclude = {".*"}; }), "nothing to prune");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.min_density = 0.5; }), "prune.min_density", "'all'", "feasible");
+  PruneConfig nan_sparsity;
+  EXPECT_SAYS(error_of(source, nan_sparsity, ErrorKind::bad_input, NAN), "prune.sparsity");
+
+  const auto broken = [&](auto change) {
+    std::vector<MemoryTensor> memory = arrays.memory();
+    change(memory);
+    MemorySource bad(*backend, memory);
+    PruneConfig config;
+    config.criterion = "taylor";
+    return error_of(bad, config);
+  };
+  EXPECT_SAYS(broken([](auto& m) { m[0].info.name = m[1].info.name; }), "two tensors", "'decoder.weight'");
+  EXPECT_SAYS(broken([](auto& m) { m[0].info.gates = 5; }), "'rnn.weight_hh_l0'", "12 rows", "5 gates");
+  EXPECT_SAYS(broken([](auto& m) { m[2].info.dtype = DType::bf16; }), "'rnn.bias'", "bf16");
+  EXPECT_SAYS(broken([](auto& m) { m[2].sum = nullptr; }), "'rnn.bias'", "sum of the gradients");
+}
+
+/// A NaN score is an error that names its tensor and index, and nothing is written, whatever the sparsity.
+TEST(Prune, NanScoresAreRefused) {
+  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  for (const char* pattern : {"element", "row", "column"}) {
+    for (double sparsity : {0.0, 0.5, 1.0}) {
+      std::mt19937_64 random(1);
+      std::vector<PrunableTensor> tensors = small_model(Input::normal, false, random);
+      tensors[0].sum[3 * 7 + 2] = NAN;
+      PruneConfig config;
+      config.criterion = "taylor";
+      config.pattern = pattern;
+      config.sparsity = sparsity;
+      Arrays arrays(tensors, true);
+      MemorySource source(*backend, arrays.memory());
+      EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "'rnn.weight_hh_l0'",
+                  "index 23 (row 3, column 2)", "NaN");
+      for (const PrunableTensor& tensor : tensors) {
+        if (tensor.size() == 0) continue;
+        const float first = *static_cast<const float*>(arrays.memory()[&tensor - tensors.data()].weights);
+        EXPECT_EQ(first, static_cast<float>(tensor.weights[0])) << tensor.name;
+      }
+      // Once it is cut, it may be anything.
+      tensors[0].kept.assign(tensors[0].size(), true);
+      tensors[0].kept[23] = false;
+      if (sparsity > 0.0) expect_pruned(*backend, tensors, config, 1);
+    }
+  }
+  // Infinities of both signs that cancel in a row.
+  PrunableTensor tensor;
+  tensor.name = "w";
+  tensor.shape = {2, 2};
+  tensor.weights = {1, 1, 1, 1};
+  tensor.squared = {1, 1, INFINITY, -INFINITY};
+  PruneConfig config;
+  config.criterion = "fisher";
+  config.pattern = "row";
+  Arrays arrays({tensor}, true);
+  MemorySource source(*backend, arrays.memory());
+  EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "row 1 of 'w'", "NaN");
 }
 
 }  // namespace
