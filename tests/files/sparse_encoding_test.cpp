@@ -202,7 +202,7 @@ TEST(WeightFile, SeveralThreadsMayRead) {
   for (const char* name : {"numpy_deflated.npz", "numpy_fortran_deflated.npz", "sparse.safetensors"}) {
     const auto file = open_weights(test::golden_file(name));
     std::vector<std::vector<double>> expected;
-    for (const FileTensor& tensor : open_weights(test::golden_file(name))->tensors()) {
+    for (const FileTensor& tensor : file->tensors()) {
       expected.push_back(open_weights(test::golden_file(name))->read_f64(tensor.name));
     }
     std::vector<int> wrong(4, 0);
