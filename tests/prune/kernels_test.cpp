@@ -257,7 +257,7 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
           ScoreBlock self = test.block;
           self.weights = in_place.data();
           EXPECT_EQ(ops_.apply(scoring, self, cut, in_place.data(), nullptr), want);
-          ASSERT_EQ(std::memcmp(in_place.data(), output.data(), bytes), 0);
+          ASSERT_TRUE(std::equal(in_place.begin(), in_place.end(), output.begin()));
         }
       }
     }
