@@ -389,6 +389,7 @@ void pack_rows(const float* source, int64_t stride, int64_t depth, int64_t colum
       const float* from = source + k1 * stride + panels.begin(p);
       float* to = to_panels + (panels.begin(p) - panels.begin(first)) * panel_depth + k1 * packed;
       for (int64_t k = 0; k < steps; ++k, from += stride, to += packed) {
+        for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(from + 2 * kDepthsAtOnce * stride + j);
         if (width == kPanel) {
           store(to, load(from));
           store(to + kLanes, load(from + kLanes));
@@ -561,16 +562,21 @@ void multiply_many(const GemmBlock& block, float* scratch) {
   }
 }
 
+/// Rows of A that are packed at a time when B is packed on the way: all, lest they be packed again for every
+/// slice of B's columns; but a block that L2 holds, beside C's rows, where one slice is all of B's columns.
+inline int64_t packing_rows(int64_t rows, int64_t panels) {
+  return panels <= kPanelBlock ? min(rows, kRowBlock) : rows;
+}
+
 /// Many rows, B as it lies: a slice is packed, then all rows pass over it. For weights that changed since
 /// they were last used it saves writing the panels to memory and reading them back.
 void multiply_packing(const GemmBlock& block, float* scratch) {
   const int64_t depth_step = depth_block(block.depth);
-  const RowSplit split(block.rows);
+  const int64_t row_step = packing_rows(block.rows, block.last_panel - block.first_panel);
   const Panels panels(block.columns);
-  float* const b = scratch + split.floats(depth_step) + kLanes;
+  float* const b = scratch + RowSplit(row_step).floats(depth_step) + kLanes;
   for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
     const int64_t depth = min(depth_step, block.depth - k0);
-    pack_a(block, 0, split, k0, depth, scratch);
     for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
       const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
       if (block.b_by_column) {
@@ -581,16 +587,22 @@ void multiply_packing(const GemmBlock& block, float* scratch) {
       } else {
         pack_rows(block.b + k0 * block.b_stride, block.b_stride, depth, block.columns, p0, p1, b, depth);
       }
-      Fetch fetch;
-      const int64_t calls = split.tiles * (p1 - p0);
-      if (p1 < block.last_panel) {
-        const int64_t columns = min(kPanelBlock * kPanel, block.columns - panels.begin(p1));
-        fetch = Fetch::of_b(block, panels.begin(p1), columns, k0, depth);
-      } else if (k0 + depth < block.depth) {
-        fetch = Fetch::of_a(block, 0, block.rows, k0 + depth, min(depth_step, block.depth - k0 - depth));
+      for (int64_t row = 0; row < block.rows; row += row_step) {
+        const int64_t rows = min(row_step, block.rows - row);
+        const RowSplit split(rows);
+        if (row_step < block.rows || p0 == block.first_panel) pack_a(block, row, split, k0, depth, scratch);
+        Fetch fetch;
+        if (row + rows < block.rows) {
+          fetch = Fetch::of_a(block, row + rows, min(row_step, block.rows - row - rows), k0, depth);
+        } else if (p1 < block.last_panel) {
+          const int64_t columns = min(kPanelBlock * kPanel, block.columns - panels.begin(p1));
+          fetch = Fetch::of_b(block, panels.begin(p1), columns, k0, depth);
+        } else if (k0 + depth < block.depth) {
+          fetch = Fetch::of_a(block, 0, row_step, k0 + depth, min(depth_step, block.depth - k0 - depth));
+        }
+        multiply_tiles(block, row, split, k0, depth, scratch, p0, p1, b, depth, k0, fetch,
+                       fetch.lines() / (split.tiles * (p1 - p0)) + 1);
       }
-      multiply_tiles(block, 0, split, k0, depth, scratch, p0, p1, b, depth, k0, fetch,
-                     fetch.lines() / calls + 1);
     }
   }
 }
