@@ -101,6 +101,21 @@ TEST(Registry, RefusesUnknownInstructionSets) {
       << reason;
 }
 
+TEST(RequiredBackends, AreThoseTheListNames) {
+  const char* before = std::getenv("COPPICE_REQUIRE_BACKENDS");
+  const std::string saved = before != nullptr ? before : "";
+  setenv("COPPICE_REQUIRE_BACKENDS", "cpu/avx2,cuda", 1);
+  EXPECT_TRUE(required({"cpu", "avx2"}));
+  EXPECT_FALSE(required({"cpu", "avx512"}));
+  EXPECT_FALSE(required({"cpu", "baseline"}));
+  setenv("COPPICE_REQUIRE_BACKENDS", "cpu", 1);
+  EXPECT_TRUE(required({"cpu", "baseline"}));
+  EXPECT_FALSE(required({"cpu", "avx2"}));
+  unsetenv("COPPICE_REQUIRE_BACKENDS");
+  EXPECT_FALSE(required({"cpu", "baseline"}));
+  if (before != nullptr) setenv("COPPICE_REQUIRE_BACKENDS", saved.c_str(), 1);
+}
+
 // True with and without a GPU: what can't be opened says why in one line, and "auto" always opens something.
 TEST(Registry, ListsEveryKindOfDevice) {
   const std::vector<DeviceListing> devices = list_devices();

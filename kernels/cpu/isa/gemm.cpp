@@ -20,9 +20,10 @@ constexpr int kPanel = 2 * kLanes;
 // The narrowest panel. SSE's registers have no half worth using.
 constexpr int kHalf = kLanes > 4 ? kLanes / 2 : kLanes;
 
-// Blocks: of the depth, so that a panel's slice (32 KiB with AVX-512) and an A tile (14 KiB) stream from L2
-// side by side; of B's columns, so that half a MiB of it stays in L2 while all tiles of the row block pass
-// over it; of A's rows, so that what is packed of it stays there too.
+// Blocks: of the depth, so that a panel's slice (32 KiB with AVX-512) and an A tile (16 KiB) stream from L2
+// side by side; of B's columns, so that a slice of them (256 KiB) stays in L2 while all tiles of a row block
+// pass over it; of A's rows, so that what is packed of them (256 KiB) stays there too, with room for the next
+// slices on their way.
 constexpr int64_t kDepthBlock = 256;
 constexpr int64_t kPanelBlock = 256 / kPanel;
 constexpr int64_t kRowBlock = 16 * kRows;
@@ -76,7 +77,7 @@ struct Panels {
         rest(columns % kPanel),
         two_for_rest(kHalf < kLanes && rest > kLanes && rest <= kLanes + kHalf) {}
   int64_t count() const { return full + (rest == 0 ? 0 : two_for_rest ? 2 : 1); }
-  /// Its first column, in B and in what is packed: only the last panel is padded.
+  /// Its first column, in B and in what is packed: only the last panel holds padding.
   int64_t begin(int64_t p) const { return p <= full ? p * kPanel : full * kPanel + kLanes; }
   int64_t width(int64_t p) const {
     return p < full ? kPanel : p > full ? rest - kLanes : two_for_rest ? kLanes : rest;
@@ -261,6 +262,7 @@ inline Vec merge_high(Vec a, Vec b, Indices<I...>) {
   return __builtin_shuffle(a, b, Lanes{((I & W) != 0 ? kLanes + I : I + W)...});
 }
 
+// Depths that are packed of all tiles or panels before the next ones: a matrix is read in so many streams.
 constexpr int64_t kDepthsAtOnce = 8;
 
 /// Fewer than kPanel elements, where whole vectors would read or write past the end.
@@ -283,9 +285,9 @@ inline void transpose(Vec* row) {
   if constexpr (W > 1) transpose<W / 2>(row);
 }
 
-/// to[k * step + i] = from[i * stride + k] for i < rows, k < depth; when `pad`, zeros for rows <= i < kLanes.
-/// Writes whole vectors, k ascending, so that what lies beyond `rows` (or `step`) is overwritten by the next
-/// k or is the caller's slack of kLanes.
+/// to[k * step + i] = from[i * stride + k] for i < rows, 0 for rows <= i < kLanes, k < depth. Writes whole
+/// vectors, k ascending: what lies beyond `step` is overwritten by the next k, or is the caller's slack of
+/// kLanes.
 void transpose_rows(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to, int64_t step) {
   int64_t k = 0;
   for (; k + kLanes <= depth; k += kLanes) {
@@ -330,8 +332,7 @@ void pack_a(const GemmBlock& block, int64_t first_row, const RowSplit& split, in
     }
     return;
   }
-  // A few depths at a time across all tiles: streams that run on, where one tile over the whole depth would
-  // touch a new page at every step.
+  // One tile over the whole depth would touch a new page at every step.
   for (int64_t k1 = 0; k1 < depth; k1 += kDepthsAtOnce) {
     const int64_t steps = min(kDepthsAtOnce, depth - k1);
     for (int64_t t = 0; t < split.tiles; ++t) {
@@ -377,8 +378,8 @@ void pack_panel_transposed(const float* from, int64_t stride, int64_t depth, int
   }
 }
 
-/// The rows of B [depth, columns] -> slices of panels [first, last) that lie at `panels`, `panel_depth` deep
-/// each.
+/// The rows of B [depth, columns] -> slices of panels [first, last), which lie at `to_panels`, `panel_depth`
+/// deep each.
 void pack_rows(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,
                int64_t last, float* to_panels, int64_t panel_depth) {
   const Panels panels(columns);
