@@ -45,16 +45,16 @@ float read_once(const float* data, int64_t count, int threads) {
   double sum = 0.0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(+ : sum)
   for (int64_t begin = 0; begin < count; begin += kChunk) {
-    typedef float Vector __attribute__((vector_size(64), aligned(4), may_alias));
-    Vector parts[4] = {};
+    typedef float Vector __attribute__((vector_size(16), aligned(4), may_alias));
+    Vector parts[8] = {};
     const int64_t end = std::min(count, begin + kChunk);
     int64_t i = begin;
-    for (; i + 64 <= end; i += 64) {
-      for (int v = 0; v < 4; ++v) parts[v] += *reinterpret_cast<const Vector*>(data + i + 16 * v);
+    for (; i + 32 <= end; i += 32) {
+      for (int v = 0; v < 8; ++v) parts[v] += *reinterpret_cast<const Vector*>(data + i + 4 * v);
     }
     for (; i < end; ++i) sum += data[i];
     for (const Vector& part : parts) {
-      for (int lane = 0; lane < 16; ++lane) sum += part[lane];
+      for (int lane = 0; lane < 4; ++lane) sum += part[lane];
     }
   }
   return static_cast<float>(sum);

@@ -45,8 +45,8 @@ COPPICE_HOST_DEVICE constexpr double absolute(double x) {
 struct Magnitude {
   static constexpr std::string_view name = "magnitude";
   static constexpr std::string_view formula = "|w|";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::none;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T, uint64_t, uint64_t) {
@@ -58,8 +58,8 @@ struct Magnitude {
 struct Gradient {
   static constexpr std::string_view name = "gradient";
   static constexpr std::string_view formula = "|sum g|";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::sum;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
@@ -71,8 +71,8 @@ struct Gradient {
 struct GradientAbsolute {
   static constexpr std::string_view name = "gradient-absolute";
   static constexpr std::string_view formula = "sum |g|";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::absolute;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
@@ -84,8 +84,8 @@ struct GradientAbsolute {
 struct GradientSquared {
   static constexpr std::string_view name = "gradient-squared";
   static constexpr std::string_view formula = "sum g^2";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::squared;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T s, uint64_t, uint64_t) {
@@ -97,8 +97,8 @@ struct GradientSquared {
 struct Taylor {
   static constexpr std::string_view name = "taylor";
   static constexpr std::string_view formula = "|w * sum g|";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::sum;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
@@ -110,8 +110,8 @@ struct Taylor {
 struct TaylorAbsolute {
   static constexpr std::string_view name = "taylor-absolute";
   static constexpr std::string_view formula = "|w| * sum |g|";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::absolute;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
@@ -124,8 +124,8 @@ struct TaylorAbsolute {
 struct Fisher {
   static constexpr std::string_view name = "fisher";
   static constexpr std::string_view formula = "sum g^2 * w^2";
-  static constexpr bool non_negative = false;
   static constexpr Statistic statistic = Statistic::squared;
+  static constexpr bool non_negative = false;
   static constexpr bool by_position = false;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T w, T s, uint64_t, uint64_t) {
@@ -137,8 +137,8 @@ struct Fisher {
 struct Random {
   static constexpr std::string_view name = "random";
   static constexpr std::string_view formula = "uniform(seed, position)";
-  static constexpr bool non_negative = true;
   static constexpr Statistic statistic = Statistic::none;
+  static constexpr bool non_negative = true;
   static constexpr bool by_position = true;
   template <class T>
   COPPICE_HOST_DEVICE static constexpr T score(T, T, uint64_t position, uint64_t seed) {

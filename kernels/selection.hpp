@@ -88,8 +88,8 @@ class SelectionOps {
   virtual ~SelectionOps() = default;
 
   /// Appends the keys of up to `kSampleLine` consecutive elements from each of `starts` (fewer at the block's
-  /// end). NaN scores get a key outside the floats' range.
-  static constexpr int64_t kSampleLine = 16;
+  /// end): a word of mask bits, a few cache lines. NaN scores get a key outside the floats' range.
+  static constexpr int64_t kSampleLine = 64;
   virtual void sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                       std::vector<Key>& keys) = 0;
 

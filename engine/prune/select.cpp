@@ -58,6 +58,7 @@ uint64_t available(const PlanGroup& group, const Limits& limits) {
 struct Bracket {
   Key low = 0;
   Key high = ~Key{0};
+  double share = 1.0;  // of the units, that are likely to lie inside
 };
 
 uint64_t scrambled(uint64_t x) {  // SplitMix64's finaliser
@@ -67,25 +68,24 @@ uint64_t scrambled(uint64_t x) {  // SplitMix64's finaliser
   return x ^ (x >> 31);
 }
 
-/// A bracket that most likely holds the ranks: lines of 16 consecutive elements (a cache line each), one from
-/// each of equal strata of the group.
+/// A bracket that most likely holds the ranks: lines of 64 consecutive elements, one from each of equal
+/// strata of the group.
 Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
                         std::span<const uint64_t> ranks, const Limits& limits) {
   constexpr int64_t kLine = SelectionOps::kSampleLine;
   const int64_t units = static_cast<int64_t>(group.units);
-  const int64_t lines = std::clamp<int64_t>(units / 1024, 2048, 16384);
+  const int64_t lines = std::clamp<int64_t>(units / 4096, 512, 4096);
   const int64_t stride = units / lines;
+  const auto start_of = [&](int64_t i) {
+    const uint64_t room = static_cast<uint64_t>(std::max<int64_t>(1, stride - kLine + 1));
+    return i * stride + static_cast<int64_t>(scrambled(static_cast<uint64_t>(i)) % room);
+  };
   std::vector<Key> keys;
-  std::vector<uint32_t> line_of;  // by sample
+  std::vector<uint32_t> line_end;  // in `keys`
   keys.reserve(static_cast<size_t>(lines * kLine));
-  line_of.reserve(keys.capacity());
+  line_end.reserve(static_cast<size_t>(lines));
   SelectionOps& ops = source.backend().selection();
   int64_t part_begin = 0, line = 0;
-  uint32_t line_count = 0;
-  const auto start_of = [&](int64_t i) {
-    return i * stride + static_cast<int64_t>(scrambled(static_cast<uint64_t>(i)) %
-                                             static_cast<uint64_t>(std::max<int64_t>(1, stride - kLine + 1)));
-  };
   std::vector<int64_t> starts;
   for (size_t p = 0; p < group.parts.size(); ++p) {
     const PlanPart& part = group.parts[p];
@@ -93,24 +93,21 @@ Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGro
       const int64_t begin = part_begin + run.begin - part.begin;  // of the run, in the group
       starts.clear();
       for (; line < lines && start_of(line) < begin + run.count; ++line) {
-        starts.push_back(start_of(line) - begin);
+        // A whole word of mask bits where the run has one: the kernels take those at a vector a time.
+        const int64_t start = start_of(line) - begin + block.mask_bit;
+        starts.push_back(std::max<int64_t>(0, start / kLine * kLine - block.mask_bit));
       }
-      size_t at = keys.size();
+      size_t at = keys.size(), out = at;
       ops.sample(plan.scoring, block, starts, keys);
       for (int64_t start : starts) {
-        for (int64_t j = 0; j < std::min(kLine, run.count - start); ++j) line_of.push_back(line_count);
-        ++line_count;
-      }
-      if (limits.empty()) return;
-      // What is protected takes no part.
-      size_t out = at;
-      for (; at < keys.size(); ++at) {
-        if (keys[at] >= limits.first_protected[p].key) continue;
-        keys[out] = keys[at];
-        line_of[out++] = line_of[at];
+        for (const size_t end = at + static_cast<size_t>(std::min(kLine, run.count - start)); at < end;
+             ++at) {
+          // What is protected takes no part.
+          if (limits.empty() || keys[at] < limits.first_protected[p].key) keys[out++] = keys[at];
+        }
+        line_end.push_back(static_cast<uint32_t>(out));
       }
       keys.resize(out);
-      line_of.resize(out);
     });
     part_begin += part.count;
   }
@@ -127,24 +124,27 @@ Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGro
   };
   // Neighbours resemble each other (a dead row is a run of zeros), so the spread is taken between lines.
   const Key pivot = sample_at(index_of(ranks.front()));
-  std::vector<double> under(line_count, 0.0), length(line_count, 0.0);
-  double all_under = 0.0;
-  for (size_t i = 0; i < keys.size(); ++i) {
-    length[line_of[i]] += 1.0;
-    if (keys[i] < pivot) under[line_of[i]] += 1.0, all_under += 1.0;
-  }
-  const double share = all_under / samples;
-  double variance = share * (1.0 - share) * samples, between = 0.0;
-  for (size_t l = 0; l < line_count; ++l) {
-    const double excess = under[l] - share * length[l];
+  const double share =
+      static_cast<double>(std::count_if(keys.begin(), keys.end(), [&](Key key) { return key < pivot; })) /
+      samples;
+  double between = 0.0;
+  size_t begin = 0;
+  for (uint32_t end : line_end) {
+    const auto first = keys.begin() + static_cast<ptrdiff_t>(begin), last = keys.begin() + end;
+    const double under =
+        static_cast<double>(std::count_if(first, last, [&](Key key) { return key < pivot; }));
+    const double excess = under - share * static_cast<double>(last - first);
     between += excess * excess;
+    begin = end;
   }
+  const double variance = share * (1.0 - share) * samples;
   const double margin = kDeviations * std::sqrt(std::max(variance, between)) + 2.0;
   const double low = std::floor(index_of(ranks.front()) - margin);
   const double high = std::ceil(index_of(ranks.back()) + margin);
   Bracket bracket;
   if (low >= 0.0) bracket.low = sample_at(low);
   if (high <= samples - 1.0) bracket.high = sample_at(high);
+  bracket.share = (std::min(high, samples) - std::max(low, 0.0)) / samples;
   return bracket;
 }
 
@@ -156,9 +156,11 @@ struct Counted {
 };
 
 Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
-                      const Bracket& bracket, uint64_t capacity, const Limits& limits, ReadingCost& cost) {
+                      const Bracket& bracket, uint64_t capacity, size_t expected, const Limits& limits,
+                      ReadingCost& cost) {
   SelectionOps& ops = source.backend().selection();
   Counted counted;
+  counted.candidates.reserve(expected);
   uint64_t inside_unlimited = 0;
   for (size_t p = 0; p < group.parts.size(); ++p) {
     const PlanPart& part = group.parts[p];
@@ -350,7 +352,10 @@ std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const 
   }
   const bool one_key = bracket.low == bracket.high;
   const uint64_t capacity = one_key ? 0 : kSmallGroup + group.units / 32;
-  const Counted counted = count_bracket(source, plan, group, bracket, capacity, limits, cost);
+  // An eighth more than expected: growing would copy, and touch twice the memory.
+  const uint64_t expected = static_cast<uint64_t>(1.125 * bracket.share * static_cast<double>(group.units));
+  const Counted counted = count_bracket(source, plan, group, bracket, capacity,
+                                        static_cast<size_t>(std::min(expected, capacity)), limits, cost);
   const bool hit = ranks.front() >= counted.below && ranks.back() < counted.below + counted.inside;
   if (!hit || !(one_key || counted.complete)) {
     ++cost.bracket_misses;
@@ -366,7 +371,7 @@ std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const 
 }
 
 void check_scores(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
-  count_bracket(source, plan, group, {0, 0}, 0, {}, cost);
+  count_bracket(source, plan, group, {0, 0}, 0, 0, {}, cost);
 }
 
 std::vector<std::vector<UnitScore>> score_units(ParameterSource& source, const Plan& plan,

@@ -131,23 +131,76 @@ void parallel_tasks(int64_t tasks, int threads, Body body) {
   if (error) std::rethrow_exception(error);
 }
 
-void add_score(Reduce reduce, UnitScore& unit, double score) {
+/// Adds scores in index order to `unit` (step 0: all to the same, 1: each to the next), those whose bit of
+/// `kept` is 0 left out.
+void add_scores(Reduce reduce, const double* scores, int64_t count, const uint64_t* kept, int mask_bit,
+                UnitScore* unit, int64_t step) {
+  const auto fold_all = [&](auto fold) {
+    if (kept == nullptr && step == 0) {
+      UnitScore sum = *unit;  // in registers
+      for (int64_t i = 0; i < count; ++i) fold(sum, scores[i]);
+      sum.kept += count;
+      *unit = sum;
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t bit = mask_bit + i;
+      if (kept != nullptr && (kept[bit / 64] >> (bit % 64) & 1) == 0) continue;
+      fold(unit[i * step], scores[i]);
+      ++unit[i * step].kept;
+    }
+  };
   switch (reduce) {
     case Reduce::sum:
     case Reduce::mean:
-      unit.mantissa += score;
+      fold_all([](UnitScore& u, double score) { u.mantissa += score; });
       break;
     case Reduce::max:
-      unit.mantissa = std::max(unit.mantissa, score);
+      fold_all([](UnitScore& u, double score) { u.mantissa = std::max(u.mantissa, score); });
       break;
     case Reduce::l2:
-      unit.mantissa += score * score;
+      fold_all([](UnitScore& u, double score) { u.mantissa += score * score; });
       break;
     case Reduce::product:
-      multiply(unit, score);
+      fold_all([](UnitScore& u, double score) { multiply(u, score); });
       break;
   }
-  ++unit.kept;
+}
+
+/// The elements [begin, end) of a block by the bits of their units; `Bits` is as wide as a weight. Returns
+/// how many are cut.
+template <class Bits>
+uint64_t write_units(const ScoreBlock& block, int64_t begin, int64_t end, UnitAxis axis, int64_t cols,
+                     int64_t first, const uint64_t* kept_units, void* output, uint64_t* mask) {
+  const auto bit_of = [](const uint64_t* words, int64_t i) { return words[i / 64] >> (i % 64) & 1; };
+  const Bits* weights = static_cast<const Bits*>(block.weights);
+  Bits* written = static_cast<Bits*>(output);
+  int64_t row = (first + begin) / cols, col = (first + begin) % cols;
+  uint64_t kept_count = 0;
+  for (int64_t i = begin; i < end;) {
+    // As far as one word of mask bits reaches.
+    const int64_t bit = block.mask_bit + i, stop = std::min(end, i + 64 - bit % 64);
+    uint64_t keep = 0;
+    for (int64_t j = i; j < stop; ++j) {
+      keep |= bit_of(kept_units, axis == UnitAxis::row ? row : col) << (j - i);
+      if (++col == cols) {
+        col = 0;
+        ++row;
+      }
+    }
+    if (block.kept != nullptr) keep &= block.kept[bit / 64] >> (bit % 64);
+    kept_count += static_cast<uint64_t>(std::popcount(keep));
+    if (written != nullptr) {
+      for (int64_t j = i; j < stop; ++j) written[j] = (keep >> (j - i) & 1) != 0 ? weights[j] : Bits{0};
+    }
+    if (mask != nullptr) {
+      const uint64_t all = stop - i == 64 ? ~uint64_t{0} : (uint64_t{1} << (stop - i)) - 1;
+      uint64_t& word = mask[bit / 64];
+      word = (word & ~(all << (bit % 64))) | (keep << (bit % 64));
+    }
+    i = stop;
+  }
+  return static_cast<uint64_t>(end - begin) - kept_count;
 }
 
 /// Elements whose keys are held at a time where the kernels don't consume them at once: short enough for L1.
@@ -176,21 +229,17 @@ const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBl
 void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                           std::vector<Key>& keys) {
   const SelectKernels& kernel = kernels(scoring, block);
-  // Every line is a cache miss or two; asking for some ahead overlaps them.
-  constexpr size_t kAhead = 16;
   int64_t memory[kSampleLine];
-  for (size_t i = 0; i < starts.size(); ++i) {
-    if (i + kAhead < starts.size()) {
-      const int64_t offset = starts[i + kAhead] * byte_size(block);
-      __builtin_prefetch(advanced(block.weights, offset));
-      if (block.statistic != nullptr) __builtin_prefetch(advanced(block.statistic, offset));
-    }
-    const ScoreBlock part = part_of(block, starts[i], std::min(kSampleLine, block.count - starts[i]));
+  size_t at = keys.size();
+  keys.resize(at + starts.size() * static_cast<size_t>(kSampleLine));
+  for (int64_t start : starts) {
+    const ScoreBlock part = part_of(block, start, std::min(kSampleLine, block.count - start));
     kernel.keys(chunk_of(scoring, part), memory);
     for (int64_t j = 0; j < part.count; ++j) {
-      keys.push_back(key_of_signed(scoring, block.dtype, signed_key(block.dtype, memory, j)));
+      keys[at++] = key_of_signed(scoring, block.dtype, signed_key(block.dtype, memory, j));
     }
   }
+  keys.resize(at);
 }
 
 BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
@@ -211,11 +260,12 @@ BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block
     const ChunkCount found = kernel.bracket(chunk_of(scoring, part), low_key, upper_key,
                                             wanted ? log.keys.data() : nullptr, log.indices.data());
     if (wanted && logged.fetch_add(static_cast<uint64_t>(found.inside)) < capacity) {
-      for (size_t i = 0; i < static_cast<size_t>(found.inside); ++i) {
-        log.places.push_back(
-            {key_of_signed(scoring, block.dtype,
-                           signed_key(block.dtype, log.keys.data(), static_cast<int64_t>(i))),
-             part.position + log.indices[i]});
+      std::vector<Place>& places = threads == 1 ? candidates : log.places;
+      const size_t first = places.size(), count = static_cast<size_t>(found.inside);
+      places.resize(first + count);
+      for (size_t i = 0; i < count; ++i) {
+        const int64_t key = signed_key(block.dtype, log.keys.data(), static_cast<int64_t>(i));
+        places[first + i] = {key_of_signed(scoring, block.dtype, key), part.position + log.indices[i]};
       }
     }
     const std::lock_guard lock(mutex);
@@ -223,13 +273,10 @@ BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block
     total.inside += static_cast<uint64_t>(found.inside);
     add_nan(total, found, part.position);
   });
-  for (const Log& log : logs_) {
-    if (candidates.size() >= capacity) break;
-    const size_t room =
-        static_cast<size_t>(std::min<uint64_t>(capacity - candidates.size(), log.places.size()));
-    candidates.insert(candidates.end(), log.places.begin(),
-                      log.places.begin() + static_cast<ptrdiff_t>(room));
+  if (threads > 1) {
+    for (const Log& log : logs_) candidates.insert(candidates.end(), log.places.begin(), log.places.end());
   }
+  if (candidates.size() > capacity) candidates.resize(static_cast<size_t>(capacity));
   return total;
 }
 
@@ -335,19 +382,18 @@ BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& bl
   BlockCount total;
   if (block.count == 0) return total;
   std::mutex mutex;
-  // Scores [begin, begin + count) of the block and adds them in order; unit_of(i) names the unit of element
-  // i.
-  const auto add = [&](int64_t begin, int64_t count, auto unit_of) {
+  // Scores [begin, begin + count) of the block, a piece of one row, and adds them in order.
+  const int64_t step = axis == UnitAxis::row ? 0 : 1;
+  const auto add = [&](int64_t begin, int64_t count, UnitScore* unit) {
     int64_t keys[kKeysAtOnce];
+    double scores[kKeysAtOnce];
     for (int64_t from = begin; from < begin + count; from += kKeysAtOnce) {
       const ScoreBlock part = part_of(block, from, std::min(kKeysAtOnce, begin + count - from));
       const ChunkCount found = kernel.keys(chunk_of(scoring, part), keys);
       for (int64_t i = 0; i < part.count; ++i) {
-        const int64_t bit = part.mask_bit + i;
-        if (part.kept != nullptr && (part.kept[bit / 64] >> (bit % 64) & 1) == 0) continue;
-        const double score = score_of_signed(block.dtype, signed_key(block.dtype, keys, i));
-        add_score(reduce, units[unit_of(from + i)], score);
+        scores[i] = score_of_signed(block.dtype, signed_key(block.dtype, keys, i));
       }
+      add_scores(reduce, scores, part.count, part.kept, part.mask_bit, unit + step * (from - begin), step);
       if (found.nan_count != 0) {
         const std::lock_guard lock(mutex);
         add_nan(total, found, part.position);
@@ -363,7 +409,7 @@ BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& bl
     const int64_t rows_a_task = std::max<int64_t>(1, kChunk / cols);
     parallel_tasks((rows + rows_a_task - 1) / rows_a_task, threads, [&](int64_t task, int) {
       for (int64_t r = task * rows_a_task; r < std::min(rows, (task + 1) * rows_a_task); ++r) {
-        add(row_begin(r), row_begin(r + 1) - row_begin(r), [&](int64_t) { return first_row + r; });
+        add(row_begin(r), row_begin(r + 1) - row_begin(r), units + first_row + r);
       }
     });
   } else {
@@ -374,7 +420,7 @@ BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& bl
         const int64_t row = (first_row + r) * cols - first;  // where the row starts, maybe before the block
         const int64_t begin = std::clamp<int64_t>(row + task * width, 0, block.count);
         const int64_t end = std::clamp<int64_t>(row + std::min(cols, (task + 1) * width), 0, block.count);
-        add(begin, end - begin, [&](int64_t i) { return i - row; });
+        if (begin < end) add(begin, end - begin, units + (begin - row));
       }
     });
   }
@@ -383,39 +429,14 @@ BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& bl
 
 uint64_t CpuSelection::apply_units(const ScoreBlock& block, UnitAxis axis, int64_t cols, int64_t first,
                                    const uint64_t* kept_units, void* output, uint64_t* mask) {
-  std::atomic<uint64_t> cut_total = 0;
-  const int64_t bytes = byte_size(block);
+  std::atomic<uint64_t> cut = 0;
   parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
     const int64_t begin = chunk_begin(block, index), end = chunk_begin(block, index + 1);
-    int64_t row = (first + begin) / cols, col = (first + begin) % cols;
-    uint64_t cut = 0;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t bit = block.mask_bit + i;
-      const uint64_t one = uint64_t{1} << (bit % 64);
-      const int64_t unit = axis == UnitAxis::row ? row : col;
-      bool keep = (kept_units[unit / 64] >> (unit % 64) & 1) != 0;
-      if (block.kept != nullptr) keep = keep && (block.kept[bit / 64] & one) != 0;
-      if (!keep) ++cut;
-      if (output != nullptr) {
-        char* to = static_cast<char*>(output) + i * bytes;
-        if (!keep) {
-          std::memset(to, 0, static_cast<size_t>(bytes));
-        } else if (output != block.weights) {
-          std::memcpy(to, static_cast<const char*>(block.weights) + i * bytes, static_cast<size_t>(bytes));
-        }
-      }
-      if (mask != nullptr) {
-        uint64_t& word = mask[bit / 64];
-        word = keep ? word | one : word & ~one;
-      }
-      if (++col == cols) {
-        col = 0;
-        ++row;
-      }
-    }
-    cut_total += cut;
+    cut += block.dtype == DType::f64
+               ? write_units<uint64_t>(block, begin, end, axis, cols, first, kept_units, output, mask)
+               : write_units<uint32_t>(block, begin, end, axis, cols, first, kept_units, output, mask);
   });
-  return cut_total;
+  return cut;
 }
 
 uint64_t CpuSelection::count_kept(const ScoreBlock& block) {
