@@ -25,6 +25,7 @@ constexpr int kLanes = 4;
 
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
+using Unsigned = uint32_t __attribute__((vector_size(4 * kLanes)));  // wrap around, as the bits of a NaN may
 using HalfFloats = float __attribute__((vector_size(2 * kLanes)));
 using Doubles = double __attribute__((vector_size(4 * kLanes)));
 using Words = uint64_t __attribute__((vector_size(4 * kLanes)));

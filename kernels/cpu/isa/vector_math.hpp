@@ -30,9 +30,9 @@ inline Floats exp_curvature(Floats r) {
   return r * r * p;
 }
 
-/// 2ⁿ for integral n in −126 .. 127.
+/// 2ⁿ for integral n in −126 .. 127; anything for a NaN.
 inline Floats power_of_two(Floats n) {
-  return floats_of((bits_of(n + 0x1.8p23f) + 127) << 23);
+  return reinterpret_cast<Floats>((reinterpret_cast<Unsigned>(n + 0x1.8p23f) + 127u) << 23);
 }
 
 /// x·2ⁿ for integral n in −252 .. 254; the result may be denormal or infinite.
@@ -40,9 +40,11 @@ inline Floats scale(Floats x, Floats n) {
 #if defined(__AVX512F__)
   return _mm512_maskz_scalef_ps(kEvery, x, n);
 #else
-  const Ints whole = bits_of(n + 0x1.8p23f) - 0x4b40'0000;  // the low bits of 1.5·2²³ + n
-  const Ints half = whole >> 1;
-  return x * floats_of((half + 127) << 23) * floats_of((whole - half + 127) << 23);
+  const Unsigned whole =
+      reinterpret_cast<Unsigned>(n + 0x1.8p23f) - 0x4b40'0000u;  // the low bits of 1.5·2²³ + n
+  const Unsigned half = reinterpret_cast<Unsigned>(reinterpret_cast<Ints>(whole) >> 1);
+  const auto power = [](Unsigned exponent) { return reinterpret_cast<Floats>((exponent + 127u) << 23); };
+  return x * power(half) * power(whole - half);
 #endif
 }
 
