@@ -1,0 +1,247 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/recurrence.hpp"
+
+// What a step does besides its product, one unit of one stream at a time: the gates' biases are in the gates
+// already, so a unit reads its gates, applies the activations, moves its state and writes its output in one go.
+
+namespace coppice::cuda {
+
+/// One step of all streams; b counts streams, j units. Pointers are to the step's own rows.
+struct ForwardStep {
+  int64_t batch, hidden;
+  int64_t step;            // t
+  const int32_t* lengths;  // [B], or null: every stream is within its length
+  float* gates;            // [B, G·H], the recurrent product included but for GRU
+  int64_t gates_stride;
+  const float* hidden_before;
+  float* hidden_after;
+  int64_t hidden_stride;
+  const float* cell_before;  // LSTM
+  float* cell_after;
+  int64_t cell_stride;
+  const float* recurrent;  // GRU: h·W_hhᵀ [B, 3·H], dense rows
+  const float* candidate_bias;
+  float* candidate_hidden;
+  int64_t candidate_stride;
+  float* output;  // or null: nobody asks, or it is `hidden_after`
+  int64_t output_stride;
+
+  __device__ bool active(int64_t b) const { return lengths == nullptr || step < lengths[b]; }
+};
+
+struct BackwardStep {
+  int64_t batch, hidden;
+  int64_t step;
+  const int32_t* lengths;
+  const float* gates;
+  int64_t gates_stride;
+  const float* hidden_before;
+  int64_t hidden_stride;
+  const float* cell_before;
+  const float* cell_after;
+  int64_t cell_stride;
+  const float* candidate_hidden;
+  int64_t candidate_stride;
+  const float* d_output;
+  int64_t d_output_stride;
+  float* d_gates;  // may be `gates`: a unit reads all that it needs before it writes
+  int64_t d_gates_stride;
+  float* d_recurrent;  // GRU
+  int64_t d_recurrent_stride;
+  float* d_hidden;  // in: of the state after the step; out: what the product doesn't carry to the one before it
+  int64_t d_hidden_stride;
+  float* d_cell;
+  int64_t d_cell_stride;
+  bool adds_product;  // the product that follows adds to d_hidden, rather than overwriting it
+
+  __device__ bool active(int64_t b) const { return lengths == nullptr || step < lengths[b]; }
+};
+
+// CUDA's own functions, not the fast approximations: tanhf and expf are off by 2 ulp at most. Both ends of the
+// logistic function are right: e^-a overflows to infinity, and its reciprocal is 0.
+__device__ inline float logistic(float a) { return 1.0f / (1.0f + expf(-a)); }
+
+// The simple cells. The derivative is written in f's result, which the gates hold afterwards.
+struct Tanh {
+  __device__ static float value(float a) { return tanhf(a); }
+  __device__ static float derivative(float h) { return 1.0f - h * h; }
+};
+struct Relu {
+  __device__ static float value(float a) { return a < 0.0f ? 0.0f : a; }  // NaN stays NaN
+  __device__ static float derivative(float h) { return h > 0.0f ? 1.0f : 0.0f; }
+};
+struct Logistic {
+  __device__ static float value(float a) { return logistic(a); }
+  __device__ static float derivative(float h) { return h * (1.0f - h); }
+};
+
+template <class Function>
+struct SimpleCell {
+  static constexpr Cell kCell = Cell::rnn_tanh;  // any of the three: one gate, no state of its own
+  static constexpr int64_t kGates = gate_count(kCell);
+
+  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j) {
+    float* gates = s.gates + b * s.gates_stride;
+    const float h = Function::value(gates[j]);
+    gates[j] = h;
+    s.hidden_after[b * s.hidden_stride + j] = h;
+    if (s.output != nullptr) s.output[b * s.output_stride + j] = h;
+  }
+
+  __device__ static void backward(const BackwardStep& s, int64_t b, int64_t j) {
+    float* d_hidden = s.d_hidden + b * s.d_hidden_stride;
+    const float dh = s.d_output[b * s.d_output_stride + j] + d_hidden[j];
+    s.d_gates[b * s.d_gates_stride + j] = dh * Function::derivative(s.gates[b * s.gates_stride + j]);
+    if (s.adds_product) d_hidden[j] = 0.0f;
+  }
+};
+
+struct LstmCell {
+  static constexpr Cell kCell = Cell::lstm;
+  static constexpr int64_t kGates = gate_count(kCell);
+
+  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j) {
+    const int64_t H = s.hidden;
+    float* gates = s.gates + b * s.gates_stride + j;
+    const float i = logistic(gates[0]);
+    const float f = logistic(gates[H]);
+    const float g = tanhf(gates[2 * H]);
+    const float o = logistic(gates[3 * H]);
+    const float c = f * s.cell_before[b * s.cell_stride + j] + i * g;
+    const float h = o * tanhf(c);
+    gates[0] = i;
+    gates[H] = f;
+    gates[2 * H] = g;
+    gates[3 * H] = o;
+    s.cell_after[b * s.cell_stride + j] = c;
+    s.hidden_after[b * s.hidden_stride + j] = h;
+    if (s.output != nullptr) s.output[b * s.output_stride + j] = h;
+  }
+
+  __device__ static void backward(const BackwardStep& s, int64_t b, int64_t j) {
+    const int64_t H = s.hidden;
+    const float* gates = s.gates + b * s.gates_stride + j;
+    float* d_gates = s.d_gates + b * s.d_gates_stride + j;
+    float* d_hidden = s.d_hidden + b * s.d_hidden_stride + j;
+    float* d_cell = s.d_cell + b * s.d_cell_stride + j;
+    const float i = gates[0], f = gates[H], g = gates[2 * H], o = gates[3 * H];
+    const float c_before = s.cell_before[b * s.cell_stride + j];
+    // tanh c' again: h'/o would lose its digits where o is small.
+    const float tanh_c = tanhf(s.cell_after[b * s.cell_stride + j]);
+    const float dh = s.d_output[b * s.d_output_stride + j] + *d_hidden;
+    const float dc = *d_cell + dh * o * (1.0f - tanh_c * tanh_c);
+    d_gates[0] = dc * g * (i * (1.0f - i));
+    d_gates[H] = dc * c_before * (f * (1.0f - f));
+    d_gates[2 * H] = dc * i * (1.0f - g * g);
+    d_gates[3 * H] = dh * tanh_c * (o * (1.0f - o));
+    *d_cell = dc * f;
+    if (s.adds_product) *d_hidden = 0.0f;
+  }
+};
+
+struct GruCell {
+  static constexpr Cell kCell = Cell::gru;
+  static constexpr int64_t kGates = gate_count(kCell);
+
+  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j) {
+    const int64_t H = s.hidden;
+    float* gates = s.gates + b * s.gates_stride + j;
+    const float* recurrent = s.recurrent + b * 3 * H + j;
+    const float bias = s.candidate_bias != nullptr ? s.candidate_bias[j] : 0.0f;
+    const float h_before = s.hidden_before[b * s.hidden_stride + j];
+    const float r = logistic(gates[0] + recurrent[0]);
+    const float z = logistic(gates[H] + recurrent[H]);
+    const float candidate = recurrent[2 * H] + bias;
+    const float n = tanhf(gates[2 * H] + r * candidate);
+    const float h = n + z * (h_before - n);
+    gates[0] = r;
+    gates[H] = z;
+    gates[2 * H] = n;
+    s.candidate_hidden[b * s.candidate_stride + j] = candidate;
+    s.hidden_after[b * s.hidden_stride + j] = h;
+    if (s.output != nullptr) s.output[b * s.output_stride + j] = h;
+  }
+
+  __device__ static void backward(const BackwardStep& s, int64_t b, int64_t j) {
+    const int64_t H = s.hidden;
+    const float* gates = s.gates + b * s.gates_stride + j;
+    float* d_gates = s.d_gates + b * s.d_gates_stride + j;
+    float* d_recurrent = s.d_recurrent + b * s.d_recurrent_stride + j;
+    float* d_hidden = s.d_hidden + b * s.d_hidden_stride + j;
+    const float r = gates[0], z = gates[H], n = gates[2 * H];
+    const float dh = s.d_output[b * s.d_output_stride + j] + *d_hidden;
+    const float dn = dh * (1.0f - z) * (1.0f - n * n);
+    const float dr = dn * s.candidate_hidden[b * s.candidate_stride + j] * (r * (1.0f - r));
+    const float dz = dh * (s.hidden_before[b * s.hidden_stride + j] - n) * (z * (1.0f - z));
+    d_gates[0] = dr;
+    d_gates[H] = dz;
+    d_gates[2 * H] = dn;
+    d_recurrent[0] = dr;
+    d_recurrent[H] = dz;
+    d_recurrent[2 * H] = dn * r;
+    *d_hidden = dh * z;  // the product always adds to it
+  }
+};
+
+/// A stream past its end: the state goes on, everything else is 0.
+template <class CellType>
+__device__ void carry_on(const ForwardStep& s, int64_t b, int64_t j) {
+  s.hidden_after[b * s.hidden_stride + j] = s.hidden_before[b * s.hidden_stride + j];
+  if constexpr (CellType::kCell == Cell::lstm) {
+    s.cell_after[b * s.cell_stride + j] = s.cell_before[b * s.cell_stride + j];
+  }
+  if constexpr (CellType::kCell == Cell::gru) s.candidate_hidden[b * s.candidate_stride + j] = 0.0f;
+  for (int64_t gate = 0; gate < CellType::kGates; ++gate) {
+    s.gates[b * s.gates_stride + gate * s.hidden + j] = 0.0f;
+  }
+  if (s.output != nullptr) s.output[b * s.output_stride + j] = 0.0f;
+}
+
+/// Its gradient goes back unchanged.
+template <class CellType>
+__device__ void carry_back(const BackwardStep& s, int64_t b, int64_t j) {
+  for (int64_t gate = 0; gate < CellType::kGates; ++gate) {
+    s.d_gates[b * s.d_gates_stride + gate * s.hidden + j] = 0.0f;
+    if constexpr (CellType::kCell == Cell::gru) {
+      s.d_recurrent[b * s.d_recurrent_stride + gate * s.hidden + j] = 0.0f;
+    }
+  }
+}
+
+// One thread a unit, streams along y. Neighbouring threads read neighbouring words, and a unit has up to nine
+// loads in flight; four units a thread (16-byte loads) would leave most of the device idle at the sizes of a
+// step, which fit the second-level cache anyway.
+inline constexpr int kCellThreads = 128;
+
+template <class CellType>
+__global__ void __launch_bounds__(kCellThreads) forward_step(ForwardStep s) {
+  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (j >= s.hidden) return;
+  for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) {
+    if (s.active(b)) {
+      CellType::forward(s, b, j);
+    } else {
+      carry_on<CellType>(s, b, j);
+    }
+  }
+}
+
+template <class CellType>
+__global__ void __launch_bounds__(kCellThreads) backward_step(BackwardStep s) {
+  const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (j >= s.hidden) return;
+  for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) {
+    if (s.active(b)) {
+      CellType::backward(s, b, j);
+    } else {
+      carry_back<CellType>(s, b, j);
+    }
+  }
+}
+
+}  // namespace coppice::cuda
