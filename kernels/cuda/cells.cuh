@@ -7,7 +7,8 @@
 #include "kernels/recurrence.hpp"
 
 // What a step does besides its product, one unit of one stream at a time: the gates' biases are in the gates
-// already, so a unit reads its gates, applies the activations, moves its state and writes its output in one go.
+// already, so a unit reads its gates, applies the activations, moves its state and writes its output in one
+// go.
 
 namespace coppice::cuda {
 
@@ -53,7 +54,8 @@ struct BackwardStep {
   int64_t d_gates_stride;
   float* d_recurrent;  // GRU
   int64_t d_recurrent_stride;
-  float* d_hidden;  // in: of the state after the step; out: what the product doesn't carry to the one before it
+  float*
+      d_hidden;  // in: of the state after the step; out: what the product doesn't carry to the one before it
   int64_t d_hidden_stride;
   float* d_cell;
   int64_t d_cell_stride;
@@ -62,9 +64,11 @@ struct BackwardStep {
   __device__ bool active(int64_t b) const { return lengths == nullptr || step < lengths[b]; }
 };
 
-// CUDA's own functions, not the fast approximations: tanhf and expf are off by 2 ulp at most. Both ends of the
-// logistic function are right: e^-a overflows to infinity, and its reciprocal is 0.
-__device__ inline float logistic(float a) { return 1.0f / (1.0f + expf(-a)); }
+// CUDA's own functions, not the fast approximations: tanhf and expf are off by 2 ulp at most. Both ends of
+// the logistic function are right: e^-a overflows to infinity, and its reciprocal is 0.
+__device__ inline float logistic(float a) {
+  return 1.0f / (1.0f + expf(-a));
+}
 
 // The simple cells. The derivative is written in f's result, which the gates hold afterwards.
 struct Tanh {

@@ -46,15 +46,16 @@ class GraphKey {
 /// The executable graphs of the work that was run last, by key. A time loop is hundreds of launches of a few
 /// microseconds each; replayed as one graph, the host queues it in the time of a few of them.
 ///
-/// The first run of a key is executed as it is: libraries allocate and choose their kernels then, which a capture
-/// forbids, and work that never comes back (the last, shorter batch) is spared the capture. The second is
-/// captured, and replayed from then on. Work that can't be captured runs as it is for good.
+/// The first run of a key is executed as it is: libraries allocate and choose their kernels then, which a
+/// capture forbids, and work that never comes back (the last, shorter batch) is spared the capture. The
+/// second is captured, and replayed from then on. Work that can't be captured runs as it is for good.
 class GraphCache {
  public:
   /// Graphs of work on `stream`; the least recently used of more than `capacity` is dropped.
   explicit GraphCache(cudaStream_t stream, size_t capacity = 16) : stream_(stream), capacity_(capacity) {}
 
-  /// Runs `work`, a function that queues on the stream and nothing else, or the graph of an earlier run of it.
+  /// Runs `work`, a function that queues on the stream and nothing else, or the graph of an earlier run of
+  /// it.
   template <class Work>
   void run(GraphKey key, Work&& work) {
     Entry& entry = find(std::move(key));

@@ -5,8 +5,8 @@
 #include "kernels/cuda/cuda_weight.hpp"
 #include "kernels/cuda/graph_cache.hpp"
 
-// The time loop: at each step the recurrent product, by whatever layout the weight has, and one kernel for all
-// that is left. The whole loop is captured and replayed as one graph.
+// The time loop: at each step the recurrent product, by whatever layout the weight has, and one kernel for
+// all that is left. The whole loop is captured and replayed as one graph.
 
 namespace coppice::cuda {
 namespace {
@@ -30,21 +30,31 @@ void launch_step(void (*kernel)(Step), const Step& step, cudaStream_t stream) {
 
 void (*forward_kernel(Cell cell))(ForwardStep) {
   switch (cell) {
-    case Cell::rnn_tanh: return forward_step<SimpleCell<Tanh>>;
-    case Cell::rnn_relu: return forward_step<SimpleCell<Relu>>;
-    case Cell::rnn_sigmoid: return forward_step<SimpleCell<Logistic>>;
-    case Cell::lstm: return forward_step<LstmCell>;
-    case Cell::gru: return forward_step<GruCell>;
+    case Cell::rnn_tanh:
+      return forward_step<SimpleCell<Tanh>>;
+    case Cell::rnn_relu:
+      return forward_step<SimpleCell<Relu>>;
+    case Cell::rnn_sigmoid:
+      return forward_step<SimpleCell<Logistic>>;
+    case Cell::lstm:
+      return forward_step<LstmCell>;
+    case Cell::gru:
+      return forward_step<GruCell>;
   }
   return nullptr;
 }
 void (*backward_kernel(Cell cell))(BackwardStep) {
   switch (cell) {
-    case Cell::rnn_tanh: return backward_step<SimpleCell<Tanh>>;
-    case Cell::rnn_relu: return backward_step<SimpleCell<Relu>>;
-    case Cell::rnn_sigmoid: return backward_step<SimpleCell<Logistic>>;
-    case Cell::lstm: return backward_step<LstmCell>;
-    case Cell::gru: return backward_step<GruCell>;
+    case Cell::rnn_tanh:
+      return backward_step<SimpleCell<Tanh>>;
+    case Cell::rnn_relu:
+      return backward_step<SimpleCell<Relu>>;
+    case Cell::rnn_sigmoid:
+      return backward_step<SimpleCell<Logistic>>;
+    case Cell::lstm:
+      return backward_step<LstmCell>;
+    case Cell::gru:
+      return backward_step<GruCell>;
   }
   return nullptr;
 }
@@ -203,8 +213,9 @@ class CudaRecurrence final : public RecurrenceOps {
   void run_backward(const RecurrenceBackward& s, bool first_state_wanted) {
     const auto kernel = backward_kernel(s.cell);
     const MatrixView<const float> d_product = s.cell == Cell::gru ? s.d_recurrent : s.d_gates;
-    // Where every stream is at work and nothing but the product reaches the state before, the product writes it:
-    // it needs no zeros to add to. A GRU's state also goes past the gates, and a stream past its end keeps its own.
+    // Where every stream is at work and nothing but the product reaches the state before, the product writes
+    // it: it needs no zeros to add to. A GRU's state also goes past the gates, and a stream past its end
+    // keeps its own.
     const bool adds = s.cell == Cell::gru || !s.lengths.empty();
     for (int64_t k = 0; k < s.steps; ++k) {
       const int64_t t = s.reverse ? k : s.steps - 1 - k;
