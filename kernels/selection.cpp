@@ -11,7 +11,23 @@ namespace {
 constexpr uint32_t kLowest = ordered_key(-std::numeric_limits<float>::infinity());
 constexpr uint32_t kHighest = ordered_key(std::numeric_limits<float>::infinity());
 
+const void* advanced(const void* data, int64_t bytes) {
+  return data == nullptr ? nullptr : static_cast<const char*>(data) + bytes;
+}
+
 }  // namespace
+
+ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count) {
+  ScoreBlock part = block;
+  part.weights = advanced(block.weights, begin * size_of(block.dtype));
+  part.statistic = advanced(block.statistic, begin * size_of(block.dtype));
+  const int64_t bit = block.mask_bit + begin;
+  if (block.kept != nullptr) part.kept = block.kept + bit / 64;
+  part.mask_bit = static_cast<int>(bit % 64);
+  part.count = count;
+  part.position = block.position + static_cast<uint64_t>(begin);
+  return part;
+}
 
 Key widened(uint32_t key) {
   // Keys of no float stay outside the range of those that are.

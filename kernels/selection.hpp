@@ -44,6 +44,9 @@ struct ScoreBlock {
   uint64_t position = 0;  // of the first element, in the total order over all elements of all tensors
 };
 
+/// The elements [begin, begin + count) of a block.
+ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count);
+
 /// A unit's place in the total order.
 struct Place {
   Key key = 0;

@@ -37,19 +37,6 @@ const void* advanced(const void* data, int64_t bytes) {
   return data == nullptr ? nullptr : static_cast<const char*>(data) + bytes;
 }
 
-/// The elements [begin, begin + count) of a block.
-ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count) {
-  ScoreBlock part = block;
-  part.weights = advanced(block.weights, begin * byte_size(block));
-  part.statistic = advanced(block.statistic, begin * byte_size(block));
-  const int64_t bit = block.mask_bit + begin;
-  if (block.kept != nullptr) part.kept = block.kept + bit / 64;
-  part.mask_bit = static_cast<int>(bit % 64);
-  part.count = count;
-  part.position = block.position + static_cast<uint64_t>(begin);
-  return part;
-}
-
 ScoreChunk chunk_of(const Scoring& scoring, const ScoreBlock& part) {
   return {scoring.seed, part.weights, part.statistic, part.kept, part.mask_bit, part.count, part.position};
 }
