@@ -18,10 +18,10 @@ namespace coppice {
 /// What `coppice devices` shows.
 struct DeviceInfo {
   Device device{};
-  std::string name;         // "AMD EPYC …", "NVIDIA H100 …"
-  std::string detail;       // CPU: instruction set in use; GPU: compute capability, driver, runtime
+  std::string name;    // "AMD EPYC …", "NVIDIA H100 …"
+  std::string detail;  // CPU: instruction set in use; GPU: compute capability, driver, runtime
   int64_t memory_bytes = 0;
-  int threads = 0;          // CPU backend; 0 elsewhere
+  int threads = 0;  // CPU backend; 0 elsewhere
 };
 
 /// A device: its memory, its one stream of work, and its operations in families. Operations are queued in
@@ -60,9 +60,11 @@ class Backend {
   virtual SelectionOps& selection() = 0;
 
   /// A dense weight over `values` [out, in], which must outlive it.
-  std::unique_ptr<Weight> dense_weight(MatrixView<const float> values) { return make_weight("dense", values); }
-  /// A weight in a named layout, made from dense values; zeros (of either sign) are not stored by a sparse one.
-  /// Throws Error(bad_input) that lists the known layouts for an unknown one.
+  std::unique_ptr<Weight> dense_weight(MatrixView<const float> values) {
+    return make_weight("dense", values);
+  }
+  /// A weight in a named layout, made from dense values; zeros (of either sign) are not stored by a sparse
+  /// one. Throws Error(bad_input) that lists the known layouts for an unknown one.
   virtual std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) = 0;
   /// The layouts this backend has, "dense" first.
   virtual std::vector<std::string_view> layouts() const = 0;
@@ -90,8 +92,14 @@ class Backend {
   Device device_;
 };
 
+/// What the factors of a dense product are rounded to; its sums are float32 always. tf32 keeps 10 bits behind
+/// the point, bf16 7, and both run on a GPU's matrix units.
+enum class MatmulPrecision : uint8_t { fp32, tf32, bf16 };
+
 struct BackendOptions {
-  int threads = 0;  // CPU: 0 = all cores of the process's affinity mask
+  int threads = 0;                                 // CPU: 0 = all cores of the process's affinity mask
+  MatmulPrecision matmul = MatmulPrecision::fp32;  // the CPU has fp32 alone
+  int64_t memory_bytes = 0;  // GPU: the most it may take; 0 = as COPPICE_CUDA_MEMORY says, else all there is
 };
 
 /// Opens a device by name: "cpu", "cuda", "cuda:1", or "auto" (the first GPU that works, else the CPU; `note`
@@ -102,15 +110,15 @@ std::unique_ptr<Backend> open_backend(std::string_view name, const BackendOption
 
 /// One line of `coppice devices`: a device that can be opened, or a kind of device and why it can't.
 struct DeviceListing {
-  std::string name;                    // "cpu", "cuda:0", "cuda"
-  std::optional<DeviceInfo> info;      // empty when unavailable
-  std::string reason;                  // why, when unavailable
+  std::string name;                // "cpu", "cuda:0", "cuda"
+  std::optional<DeviceInfo> info;  // empty when unavailable
+  std::string reason;              // why, when unavailable
 };
 std::vector<DeviceListing> list_devices();
 
 /// The symbol that a loadable backend (libcoppice_cuda.so) exports. Returns a backend, or nullptr with the
 /// reason in `reason` (capacity `size`). `abi` must equal `kBackendAbi`, or it refuses.
-inline constexpr uint32_t kBackendAbi = 1;
+inline constexpr uint32_t kBackendAbi = 2;
 using OpenLoadableBackend = Backend* (*)(uint32_t abi, int index, const BackendOptions& options, char* reason,
                                          size_t size);
 

@@ -1,8 +1,10 @@
 #include <dlfcn.h>
 
 #include <charconv>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "kernels/backend.hpp"
 #include "kernels/cpu/cpu_backend.hpp"
@@ -25,19 +27,33 @@ struct LoadableBackend {
   std::string reason;  // why `open` is null
 };
 
+/// Where to look, in this order: the file that COPPICE_CUDA_LIBRARY names and no other; beside the binary (as
+/// it is built), where `cmake --install` puts it, and wherever the loader looks.
+std::vector<std::filesystem::path> candidates() {
+  const char* named = std::getenv("COPPICE_CUDA_LIBRARY");
+  if (named != nullptr && *named != '\0') return {named};
+  const std::filesystem::path folder = own_folder();
+  std::vector<std::filesystem::path> found;
+  for (const auto& place : {folder / kCudaLibrary, folder / ".." / COPPICE_INSTALL_LIBDIR / kCudaLibrary}) {
+    std::error_code ignored;
+    if (std::filesystem::exists(place, ignored)) found.push_back(place);
+  }
+  found.emplace_back(kCudaLibrary);
+  return found;
+}
+
 /// Opened at the first question about GPUs and kept until the process ends. Linking it instead would cost
 /// every start of the program the load of the vendor's libraries, and no start at all where they are missing.
 const LoadableBackend& cuda_library() {
   static const LoadableBackend library = [] {
     LoadableBackend result;
     void* handle = nullptr;
-    const std::filesystem::path beside = own_folder() / kCudaLibrary;
-    std::error_code ignored;
-    if (std::filesystem::exists(beside, ignored)) handle = dlopen(beside.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-      const char* error = std::filesystem::exists(beside, ignored) ? dlerror() : nullptr;
-      if (error != nullptr) result.reason = error;
-      handle = dlopen(kCudaLibrary, RTLD_NOW | RTLD_LOCAL);
+    for (const std::filesystem::path& place : candidates()) {
+      handle = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
+      if (handle != nullptr) break;
+      const char* error = dlerror();
+      // What is wrong with a library that is there says more than that there is no other.
+      if (result.reason.empty() && place.has_parent_path() && error != nullptr) result.reason = error;
     }
     if (handle == nullptr) {
       if (result.reason.empty())

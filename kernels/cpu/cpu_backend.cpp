@@ -43,6 +43,10 @@ std::string processor_name() {
 
 CpuContext make_context(const BackendOptions& options) {
   if (options.threads < 0) bad_input("threads is {}, expected 0 (all processors) or more", options.threads);
+  if (options.matmul != MatmulPrecision::fp32) {
+    bad_input("matmul is {}, but the CPU multiplies in fp32 alone; only a GPU rounds",
+              options.matmul == MatmulPrecision::tf32 ? "tf32" : "bf16");
+  }
   return {choose_isa(), options.threads > 0 ? options.threads : processors_of_affinity_mask()};
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string_view>
 
+#include "kernels/backend.hpp"
 #include "kernels/cuda/memory.hpp"
 #include "kernels/optimizer.hpp"
 #include "kernels/recurrence.hpp"
@@ -20,17 +21,29 @@ namespace coppice::cuda {
 /// Everything is queued on one stream. Nothing here may be called with another device current: the backend's
 /// entry points see to that.
 struct CudaContext {
-  Device device;                       // cuda:index
+  Device device;  // cuda:index
   cudaStream_t stream = nullptr;
-  cublasHandle_t blas = nullptr;       // on `stream`, with a workspace of its own, so that it can be captured
-  cusparseHandle_t sparse = nullptr;   // on `stream`, scalars on the host
-  DeviceMemory* memory = nullptr;      // the caching allocator
+  cublasHandle_t blas = nullptr;      // on `stream`, with a workspace of its own, so that it can be captured
+  cusparseHandle_t sparse = nullptr;  // on `stream`, scalars on the host
+  DeviceMemory* memory = nullptr;     // the caching allocator
+  Scratch* transposed_rows =
+      nullptr;  // of the sparse products: graphs may hold it, so it keeps what it outgrows
+  MatmulPrecision matmul = MatmulPrecision::fp32;  // of the dense products
   int multiprocessors = 1;
   size_t shared_bytes_per_block = 48 << 10;  // the opt-in maximum
-  bool cooperative = false;            // cooperative launches are supported
+  bool cooperative = false;                  // cooperative launches are supported
 
   /// A grid that fills the device once with blocks that loop: `per_multiprocessor` blocks on each.
-  int64_t full_grid(int per_multiprocessor = 4) const { return int64_t{multiprocessors} * per_multiprocessor; }
+  int64_t full_grid(int per_multiprocessor = 4) const {
+    return int64_t{multiprocessors} * per_multiprocessor;
+  }
+
+  /// Which device is current belongs to each thread of the host.
+  void make_current() const {
+    int current = -1;
+    COPPICE_CUDA(cudaGetDevice(&current));
+    if (current != device.index) COPPICE_CUDA(cudaSetDevice(device.index));
+  }
 };
 
 // The families, each defined beside its kernels.

@@ -1,0 +1,44 @@
+#pragma once
+
+#include "kernels/cuda/context.hpp"
+#include "kernels/cuda/cuda_weight.hpp"
+#include "kernels/cuda/layouts/compressed_rows.hpp"
+
+namespace coppice::cuda {
+
+/// Compressed rows and the order in which they are dealt to the multiprocessors.
+struct OrderedRows {
+  CompressedRows a;
+  /// Bundles of 32 neighbouring rows, the longest bundles first and the longest rows of a bundle first; −1
+  /// fills up the bundle that holds the matrix's last rows. Longest first, so that the tail of a launch is
+  /// short; neighbours together, so that what a block writes is whole cache lines.
+  DeviceArray<int32_t> order;
+};
+
+/// Compressed sparse rows with kernels of our own. dy·W uses compressed rows of Wᵀ (made at the first such
+/// product, so that inference does not pay for them) whose values are taken over by a permutation: scattering
+/// along rows instead would make the order of additions depend on the threads.
+class CsrWeight final : public CudaWeight {
+ public:
+  CsrWeight(CudaContext& context, MatrixView<const float> values);
+
+  std::string_view layout() const override { return "csr"; }
+  int64_t nonzeros() const override { return forward_.a.nonzeros; }
+  int64_t bytes() const override { return forward_.a.bytes() + forward_.order.bytes(); }
+
+ protected:
+  void refresh_impl(MatrixView<const float> values) override;
+  void multiply_impl(MatrixView<const float> x, VectorView<const float> bias, MatrixView<float> y,
+                     bool accumulate) override;
+  void multiply_transposed_impl(MatrixView<const float> dy, MatrixView<float> dx, bool accumulate) override;
+  void accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
+                                MatrixView<float> dw) override;
+
+ private:
+  CudaContext& context_;
+  OrderedRows forward_;
+  OrderedRows backward_;  // empty before the first use
+  DeviceArray<int32_t> permutation_;
+};
+
+}  // namespace coppice::cuda

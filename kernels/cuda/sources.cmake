@@ -1,0 +1,18 @@
+# The CUDA backend's files, relative to this folder: nvcc and g++ make the library of them (CMakeLists.txt), and g++
+# alone the one that the tests execute on the host (tests/cuda_on_host).
+set(COPPICE_CUDA_HOST_SOURCES
+  cuda_backend.cpp
+  dense.cpp
+  memory.cpp
+  status.cpp
+  layouts/cusparse.cpp
+  pending.cpp
+)
+set(COPPICE_CUDA_KERNEL_SOURCES
+  start_rows.cu
+  layouts/compressed_rows.cu
+  layouts/csr.cu
+)
+# Scores and statistics: one rounding per operation (--fmad=false), so that masks are the CPU's bit for bit.
+set(COPPICE_CUDA_EXACT_SOURCES
+)
