@@ -3,16 +3,24 @@
 set(COPPICE_CUDA_HOST_SOURCES
   cuda_backend.cpp
   dense.cpp
+  graph_cache.cpp
   memory.cpp
+  select.cpp
   status.cpp
+  transfer.cpp
   layouts/cusparse.cpp
-  pending.cpp
 )
 set(COPPICE_CUDA_KERNEL_SOURCES
+  recurrence.cu
+  sequence.cu
   start_rows.cu
   layouts/compressed_rows.cu
   layouts/csr.cu
 )
 # Scores and statistics: one rounding per operation (--fmad=false), so that masks are the CPU's bit for bit.
 set(COPPICE_CUDA_EXACT_SOURCES
+  optimizer.cu
+  select_count.cu
+  select_units.cu
+  select_write.cu
 )
