@@ -8,19 +8,20 @@
 
 #include "engine/prune/prune.hpp"
 #include "engine/prune/source.hpp"
-#include "kernels/backend.hpp"
+#include "tests/prune/harness.hpp"
 
 namespace coppice::test {
 namespace {
 
+class Goldens : public OpsTest {};
+
 /// Masks and thresholds that NumPy made (make_goldens.py): ours must be the same, to the last bit of the
 /// threshold.
-TEST(Goldens, NumPyCutsTheSame) {
+TEST_P(Goldens, NumPyCutsTheSame) {
   const char* folder = std::getenv("COPPICE_SOURCE_DIR");
   std::ifstream file(std::string(folder != nullptr ? folder : ".") + "/tests/prune/goldens.json");
   ASSERT_TRUE(file) << "tests/prune/goldens.json";
   const nlohmann::json goldens = nlohmann::json::parse(file);
-  const std::unique_ptr<Backend> backend = open_backend("cpu", {1});
   ASSERT_GE(goldens["cases"].size(), 30u);
   for (const nlohmann::json& golden : goldens["cases"]) {
     SCOPED_TRACE(golden["name"].get<std::string>());
@@ -32,10 +33,10 @@ TEST(Goldens, NumPyCutsTheSame) {
     if (golden.contains("percentile")) config.percentile = golden["percentile"];
     if (golden.contains("sparsity")) config.sparsity = golden["sparsity"];
 
-    struct Arrays {
-      std::vector<uint64_t> w, s, mask;  // elements of either width, packed
+    struct GoldenArrays {
+      DeviceArray<uint64_t> w, s, mask;  // elements of either width, packed
     };
-    std::vector<Arrays> arrays(golden["tensors"].size());
+    std::vector<GoldenArrays> arrays(golden["tensors"].size());
     std::vector<MemoryTensor> tensors;
     for (size_t t = 0; t < arrays.size(); ++t) {
       const nlohmann::json& tensor = golden["tensors"][t];
@@ -48,8 +49,9 @@ TEST(Goldens, NumPyCutsTheSame) {
         }
         return words;
       };
-      arrays[t] = {packed(tensor["w"]), packed(tensor["s"]),
-                   std::vector<uint64_t>(tensor["w"].size() / 64 + 1)};
+      arrays[t] = {{backend(), packed(tensor["w"])},
+                   {backend(), packed(tensor["s"])},
+                   {backend(), std::vector<uint64_t>(tensor["w"].size() / 64 + 1)}};
       MemoryTensor memory;
       memory.info = {tensor["name"], tensor["shape"], wide ? DType::f64 : DType::f32, 1, "", true};
       memory.weights = memory.output = arrays[t].w.data();
@@ -57,13 +59,14 @@ TEST(Goldens, NumPyCutsTheSame) {
       memory.mask = arrays[t].mask.data();
       tensors.push_back(memory);
     }
-    MemorySource source(*backend, tensors);
+    MemorySource source(backend(), tensors);
     const PruneOutcome outcome = prune(source, config, 1);
     for (size_t t = 0; t < arrays.size(); ++t) {
       const std::string expected = golden["tensors"][t]["mask"];
       std::string found;
+      const std::vector<uint64_t>& mask = arrays[t].mask.values();
       for (size_t i = 0; i < expected.size(); ++i) {
-        found += (arrays[t].mask[i / 64] >> (i % 64) & 1) != 0 ? '1' : '0';
+        found += (mask[i / 64] >> (i % 64) & 1) != 0 ? '1' : '0';
       }
       EXPECT_EQ(found, expected) << golden["tensors"][t]["name"];
     }
@@ -76,6 +79,8 @@ TEST(Goldens, NumPyCutsTheSame) {
     }
   }
 }
+
+COPPICE_FOR_ALL_DEVICES(Goldens);
 
 }  // namespace
 }  // namespace coppice::test

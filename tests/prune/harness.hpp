@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -14,53 +13,87 @@
 #include "engine/prune/prune.hpp"
 #include "engine/prune/source.hpp"
 #include "kernels/backend.hpp"
-#include "kernels/cpu/isa.hpp"
 #include "kernels/error.hpp"
+#include "tests/ops/ops_test.hpp"
 #include "tests/prune/oracle.hpp"
 
 namespace coppice::test {
 
-inline std::unique_ptr<Backend> cpu_backend(int threads, const char* isa = nullptr) {
-  if (isa != nullptr) {
-    setenv("COPPICE_ISA", isa, 1);
-  } else {
-    unsetenv("COPPICE_ISA");
-  }
-  std::unique_ptr<Backend> backend = open_backend("cpu", {threads});
-  unsetenv("COPPICE_ISA");
-  return backend;
-}
-
-/// The instruction sets that this processor has.
-inline std::vector<std::string> instruction_sets() {
-  std::vector<std::string> sets;
-  for (const char* isa : {"baseline", "avx2", "avx512"}) {
-    try {
-      cpu_backend(1, isa);
-      sets.push_back(isa);
-    } catch (const Error&) {
+/// The widest instruction set of this processor, and every other device: how the rules of selection are kept
+/// doesn't depend on the instruction set, and what the kernels do on each is kernels_test.cpp's business.
+inline std::vector<BackendCase> device_cases() {
+  std::vector<BackendCase> cases;
+  for (const BackendCase& c : backend_cases()) {
+    if (c.device != "cpu") {
+      cases.push_back(c);
+    } else if (std::string reason; open_case(c, 1, reason) != nullptr) {
+      if (!cases.empty() && cases.front().device == "cpu") cases.erase(cases.begin());
+      cases.insert(cases.begin(), c);
     }
   }
-  return sets;
+  return cases;
 }
+
+#define COPPICE_FOR_ALL_DEVICES(suite)                                                       \
+  INSTANTIATE_TEST_SUITE_P(Devices, suite, testing::ValuesIn(coppice::test::device_cases()), \
+                           coppice::test::backend_name)
+
+/// An array on a device, made from the host's. On the processor it is the host's vector itself, so that a
+/// memory checker sees its ends.
+template <class T>
+class DeviceArray {
+ public:
+  DeviceArray() = default;
+  DeviceArray(Backend& backend, std::vector<T> values) : backend_(&backend), host_(std::move(values)) {
+    if (on_host()) return;
+    buffer_ = Buffer(backend, bytes(), "a test's array");
+    upload();
+  }
+
+  T* data() { return on_host() ? host_.data() : static_cast<T*>(buffer_.data()); }
+  /// What it holds now.
+  const std::vector<T>& values() {
+    if (!on_host()) backend_->download(buffer_.data(), host_.data(), bytes());
+    return host_;
+  }
+  /// Changes what it holds: change(vector), which keeps its size.
+  template <class Change>
+  void edit(Change change) {
+    values();
+    change(host_);
+    if (!on_host()) upload();
+  }
+
+ private:
+  bool on_host() const { return backend_ == nullptr || backend_->device().type == Device::Type::cpu; }
+  int64_t bytes() const { return static_cast<int64_t>(host_.size() * sizeof(T)); }
+  void upload() { backend_->upload(host_.data(), buffer_.data(), bytes()); }
+
+  Backend* backend_ = nullptr;
+  std::vector<T> host_;
+  Buffer buffer_;
+};
 
 /// Tensors as bytes in their own type, with sentinels behind every output.
 class Arrays {
  public:
-  Arrays(const std::vector<PrunableTensor>& tensors, bool in_place) : tensors_(tensors), in_place_(in_place) {
+  Arrays(Backend& backend, const std::vector<PrunableTensor>& tensors, bool in_place)
+      : tensors_(tensors), in_place_(in_place) {
     for (const PrunableTensor& tensor : tensors) {
-      Storage storage;
-      storage.weights = bytes(tensor, tensor.weights);
-      storage.sum = bytes(tensor, tensor.sum);
-      storage.absolute = bytes(tensor, tensor.absolute);
-      storage.squared = bytes(tensor, tensor.squared);
-      storage.output.assign(storage.weights.size() + kSentinel, 0xa5);
-      const size_t words = (tensor.size() + 63) / 64;
-      storage.mask.assign(words + 1, kMaskSentinel);
+      const auto array = [&](const std::vector<double>& values) {
+        return DeviceArray<uint8_t>(backend, bytes(tensor, values));
+      };
+      const size_t size = tensor.size() * static_cast<size_t>(size_of(tensor.dtype));
+      std::vector<uint64_t> mask((tensor.size() + 63) / 64 + 1, kMaskSentinel);
       if (!tensor.kept.empty()) {
-        for (size_t i = 0; i < tensor.size(); ++i) set_bit(storage.mask, i, tensor.kept[i]);
+        for (size_t i = 0; i < tensor.size(); ++i) set_bit(mask, i, tensor.kept[i]);
       }
-      storage_.push_back(std::move(storage));
+      storage_.push_back({array(tensor.weights),
+                          array(tensor.sum),
+                          array(tensor.absolute),
+                          array(tensor.squared),
+                          {backend, std::vector<uint8_t>(size + kSentinel, 0xa5)},
+                          {backend, std::move(mask)}});
     }
   }
 
@@ -83,45 +116,53 @@ class Arrays {
     return list;
   }
 
-  bool kept(size_t tensor, size_t i) const { return (storage_[tensor].mask[i / 64] >> (i % 64) & 1) != 0; }
+  bool kept(size_t tensor, size_t i) { return bit(storage_[tensor].mask.values(), i); }
+  float weight(size_t tensor, size_t i) {
+    float value = 0.0f;
+    std::memcpy(&value, &storage_[tensor].weights.values()[i * sizeof(value)], sizeof(value));
+    return value;
+  }
 
   /// Masks as expected, +0 where cut, the weight's own bits elsewhere, nothing written past the ends.
-  void expect(const Expected& expected) const {
+  void expect(const Expected& expected) {
     for (size_t t = 0; t < tensors_.size(); ++t) {
       const PrunableTensor& tensor = tensors_[t];
       if (!tensor.prunable) continue;
-      const Storage& storage = storage_[t];
       const std::vector<uint8_t> original = bytes(tensor, tensor.weights);
-      const std::vector<uint8_t>& output = in_place_ ? storage.weights : storage.output;
+      const std::vector<uint8_t>& output = (in_place_ ? storage_[t].weights : storage_[t].output).values();
+      const std::vector<uint64_t>& mask = storage_[t].mask.values();
       const size_t width = static_cast<size_t>(size_of(tensor.dtype));
       const std::vector<uint8_t> zero(width, 0);
       for (size_t i = 0; i < tensor.size(); ++i) {
-        ASSERT_EQ(kept(t, i), expected.kept[t][i]) << tensor.name << "[" << i << "]";
+        ASSERT_EQ(bit(mask, i), expected.kept[t][i]) << tensor.name << "[" << i << "]";
         const uint8_t* want = expected.kept[t][i] ? &original[i * width] : zero.data();
         ASSERT_EQ(std::memcmp(&output[i * width], want, width), 0) << tensor.name << "[" << i << "]";
       }
-      for (size_t i = tensor.size(); i < 64 * storage.mask.size(); ++i) {
-        ASSERT_EQ(kept(t, i), (kMaskSentinel >> (i % 64) & 1) != 0) << "past the mask of " << tensor.name;
+      for (size_t i = tensor.size(); i < 64 * mask.size(); ++i) {
+        ASSERT_EQ(bit(mask, i), (kMaskSentinel >> (i % 64) & 1) != 0) << "past the mask of " << tensor.name;
       }
       if (in_place_) continue;
       for (size_t i = 0; i < kSentinel; ++i) ASSERT_EQ(output[tensor.size() * width + i], 0xa5);
     }
   }
 
-  std::vector<std::vector<uint64_t>> masks() const {
+  std::vector<std::vector<uint64_t>> masks() {
     std::vector<std::vector<uint64_t>> all;
-    for (const Storage& storage : storage_) all.push_back(storage.mask);
+    for (Storage& storage : storage_) all.push_back(storage.mask.values());
     return all;
   }
 
  private:
   struct Storage {
-    std::vector<uint8_t> weights, sum, absolute, squared, output;
-    std::vector<uint64_t> mask;
+    DeviceArray<uint8_t> weights, sum, absolute, squared, output;
+    DeviceArray<uint64_t> mask;
   };
   static constexpr size_t kSentinel = 64;
   static constexpr uint64_t kMaskSentinel = 0x5a5a'a5a5'c3c3'3c3cull;
 
+  static bool bit(const std::vector<uint64_t>& words, size_t i) {
+    return (words[i / 64] >> (i % 64) & 1) != 0;
+  }
   static void set_bit(std::vector<uint64_t>& words, size_t i, bool value) {
     const uint64_t one = uint64_t{1} << (i % 64);
     words[i / 64] = value ? words[i / 64] | one : words[i / 64] & ~one;
@@ -149,7 +190,7 @@ class Arrays {
 inline void expect_pruned(Backend& backend, const std::vector<PrunableTensor>& tensors,
                           const PruneConfig& config, uint64_t seed, int64_t run = 0, bool in_place = true) {
   const Expected expected = expected_masks(tensors, config, seed);
-  Arrays arrays(tensors, in_place);
+  Arrays arrays(backend, tensors, in_place);
   MemorySource source(backend, arrays.memory(), run);
   if (expected.infeasible) {
     EXPECT_THROW(prune(source, config, seed), Error);

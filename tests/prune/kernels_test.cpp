@@ -59,6 +59,9 @@ TEST(UnitScores, ProductsLeaveTheRangeOfDouble) {
   EXPECT_FALSE(less(zero, zero));
 }
 
+/// What masks hold before anything is written.
+constexpr uint64_t kMaskBefore = 0x5a5a'5a5a'5a5a'5a5aull;
+
 struct Case {
   DType dtype;
   bool wide;
@@ -66,42 +69,48 @@ struct Case {
 
 /// A block with its weights, statistic and mask at odd places, and the keys that it should have.
 struct TestBlock {
-  std::vector<uint8_t> weights, statistic;
-  std::vector<uint64_t> kept;
+  DeviceArray<uint8_t> weights, statistic;
+  DeviceArray<uint64_t> kept;
   ScoreBlock block;
   std::vector<Key> keys;
+  std::vector<uint8_t> original;  // the block's weights
 
-  TestBlock(const Scoring& scoring, DType dtype, int64_t count, int bit, bool masked, Input input,
-            std::mt19937_64& random) {
+  /// The arrays begin `offset` elements behind an aligned address.
+  TestBlock(Backend& backend, const Scoring& scoring, DType dtype, int64_t count, int bit, bool masked,
+            Input input, std::mt19937_64& random, int64_t offset = 1)
+      : offset_(offset) {
     const size_t width = static_cast<size_t>(size_of(dtype));
-    // One element in: the arrays are not aligned to vectors.
-    weights.resize((static_cast<size_t>(count) + 1) * width);
-    statistic.resize(weights.size());
-    kept.assign(static_cast<size_t>(bit + count + 63) / 64 + 1, ~uint64_t{0});
+    std::vector<uint8_t> w(static_cast<size_t>(count + offset) * width), s(w.size());
+    std::vector<uint64_t> bits(static_cast<size_t>(bit + count + 63) / 64 + 1, ~uint64_t{0});
     if (masked) {
-      for (uint64_t& word : kept) word = random() | random();
+      for (uint64_t& word : bits) word = random() | random();
     }
-    block = {dtype,
-             weights.data() + width,
-             statistic.data() + width,
-             masked ? kept.data() : nullptr,
-             bit,
-             count,
-             1'000'003};
+    block = {dtype, nullptr, nullptr, nullptr, bit, count, 1'000'003};
     for (int64_t i = 0; i < count; ++i) {
-      const double w = draw(input, random), s = draw(input, random);
-      put(weights, dtype, i + 1, w);
-      put(statistic, dtype, i + 1, s);
-      keys.push_back(is_kept(i) ? key(scoring, i,
-                                      dtype == DType::f64 ? score<double>(scoring.criterion, w, s, i)
-                                                          : score<float>(scoring.criterion, w, s, i))
-                                : kCutAlready);
+      const double weight = draw(input, random), value = draw(input, random);
+      put(w, dtype, i + offset, weight);
+      put(s, dtype, i + offset, value);
+      const int64_t at = bit + i;
+      if ((bits[static_cast<size_t>(at / 64)] >> (at % 64) & 1) == 0) {
+        keys.push_back(kCutAlready);
+      } else if (dtype == DType::f64) {
+        keys.push_back(key(scoring, score<double>(scoring.criterion, weight, value, i)));
+      } else {
+        keys.push_back(key(scoring, score<float>(scoring.criterion, weight, value, i)));
+      }
     }
+    original.assign(w.begin() + offset * static_cast<int64_t>(width), w.end());
+    weights = {backend, std::move(w)};
+    statistic = {backend, std::move(s)};
+    kept = {backend, std::move(bits)};
+    block.weights = weights.data() + static_cast<size_t>(offset) * width;
+    block.statistic = statistic.data() + static_cast<size_t>(offset) * width;
+    if (masked) block.kept = kept.data();
   }
 
-  bool is_kept(int64_t i) const {
-    const int64_t at = block.mask_bit + i;
-    return block.kept == nullptr || (kept[static_cast<size_t>(at / 64)] >> (at % 64) & 1) != 0;
+  bool is_kept(int64_t i) const { return keys[static_cast<size_t>(i)] != kCutAlready; }
+  void set_weight(int64_t i, double value) {
+    weights.edit([&](std::vector<uint8_t>& bytes) { put(bytes, block.dtype, offset_ + i, value); });
   }
 
  private:
@@ -113,7 +122,7 @@ struct TestBlock {
       std::memcpy(&bytes[static_cast<size_t>(i) * 4], &narrow, 4);
     }
   }
-  static Key key(const Scoring& scoring, int64_t, double value) {
+  static Key key(const Scoring& scoring, double value) {
     return scoring.wide ? ordered_key(value) : Key{ordered_key(static_cast<float>(value))} << 32;
   }
   template <class T>
@@ -140,25 +149,30 @@ struct TestBlock {
     }
     return criteria::Random::score(a, b, block.position + static_cast<uint64_t>(i), 5);
   }
+
+  int64_t offset_;
 };
 
-class Kernels : public ::testing::TestWithParam<std::tuple<std::string, int>> {
+/// `ops()` has one thread or two, in turn.
+class Kernels : public OpsTest {
  protected:
-  std::unique_ptr<Backend> backend_ = cpu_backend(std::get<1>(GetParam()), std::get<0>(GetParam()).c_str());
-  SelectionOps& ops_ = backend_->selection();
-};
+  void SetUp() override {
+    OpsTest::SetUp();
+    if (!IsSkipped() && !HasFatalFailure()) one_thread_ = open(1);
+  }
+  SelectionOps& ops() { return (++turn_ % 2 == 0 ? backend() : *one_thread_).selection(); }
 
-TEST_P(Kernels, TheForcedInstructionSetRuns) {
-  EXPECT_NE(backend_->info().detail.find(std::get<0>(GetParam())), std::string::npos)
-      << backend_->info().detail;
-}
+ private:
+  std::unique_ptr<Backend> one_thread_;
+  int turn_ = 0;
+};
 
 TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
   const uint64_t seed = std::random_device{}();
   std::mt19937_64 random(seed);
   const Case cases[] = {{DType::f32, false}, {DType::f32, true}, {DType::f64, true}};
   int turn = 0;
-  for (int64_t count : {0, 1, 31, 33, 63, 64, 65, 257, 1500, 65'537, 140'001}) {
+  for (int64_t count : {0, 1, 31, 33, 63, 64, 65, 127, 129, 257, 1023, 1025, 1500, 65'537, 140'001}) {
     for (Criterion criterion : kCriteria) {
       if (count > 2000 && criterion != Criterion::taylor && criterion != Criterion::fisher) continue;
       for (const Case& c : cases) {
@@ -169,11 +183,13 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
             continue;
           const int bit = static_cast<int>(random() % 3) * 31;
           const bool masked = random() % 2 == 0;
-          SCOPED_TRACE(fmt::format("{} of {} wide {} count {} input {} bit {} masked {} seed {}",
+          // Words of mask bits begin at aligned elements, or don't.
+          const int64_t offset = random() % 2 == 0 ? bit % 4 : 1;
+          SCOPED_TRACE(fmt::format("{} of {} wide {} count {} input {} bit {} offset {} masked {} seed {}",
                                    to_string(criterion), to_string(c.dtype), c.wide, count,
-                                   static_cast<int>(input), bit, masked, seed));
+                                   static_cast<int>(input), bit, offset, masked, seed));
           const Scoring scoring{criterion, 5, c.wide};
-          TestBlock test(scoring, c.dtype, count, bit, masked, input, random);
+          TestBlock test(backend(), scoring, c.dtype, count, bit, masked, input, random, offset);
 
           // A bracket between two of the keys.
           std::vector<Key> sorted = test.keys;
@@ -191,7 +207,7 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
             if (key >= low && key <= high)
               expected.push_back({key, test.block.position + static_cast<uint64_t>(i)});
           }
-          const BlockCount counted = ops_.bracket(scoring, test.block, low, high, 1'000'000, found);
+          const BlockCount counted = ops().bracket(scoring, test.block, low, high, 1'000'000, found);
           EXPECT_EQ(counted.below, below);
           EXPECT_EQ(counted.inside, expected.size());
           EXPECT_EQ(counted.nan_count, 0u);
@@ -205,7 +221,7 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
             uint64_t index = 0;
             for (const Place& place : expected)
               index += place.key == one.key && place.position < one.position ? 1 : 0;
-            EXPECT_EQ(ops_.find_equal(scoring, test.block, one.key, index), one.position);
+            EXPECT_EQ(ops().find_equal(scoring, test.block, one.key, index), one.position);
 
             // Histograms of two digits, on the path to that key.
             for (const KeyWindow& window : {KeyWindow{0, 0, 11}, KeyWindow{one.key >> 53 << 53, 11, 10}}) {
@@ -215,7 +231,7 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
                 if (inside)
                   ++want[(key >> (64 - window.prefix_bits - window.digit_bits)) & (bins.size() - 1)];
               }
-              ops_.histogram(scoring, test.block, window, bins.data());
+              ops().histogram(scoring, test.block, window, bins.data());
               ASSERT_EQ(bins, want);
             }
           }
@@ -224,10 +240,16 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
           const Place cut = expected.empty() ? Place{0, 0} : expected[random() % expected.size()];
           const size_t width = static_cast<size_t>(size_of(c.dtype)),
                        bytes = static_cast<size_t>(count) * width;
-          std::vector<uint8_t> output(bytes + 64, 0xa5);
-          std::vector<uint64_t> mask(static_cast<size_t>(bit + count + 63) / 64 + 1,
-                                     0x5a5a'5a5a'5a5a'5a5aull);
-          const uint64_t cut_count = ops_.apply(scoring, test.block, cut, output.data(), mask.data());
+          DeviceArray<uint8_t> device_output(
+              backend(), std::vector<uint8_t>(bytes + static_cast<size_t>(offset) * width + 64, 0xa5));
+          DeviceArray<uint64_t> device_mask(
+              backend(), std::vector<uint64_t>(static_cast<size_t>(bit + count + 63) / 64 + 1, kMaskBefore));
+          const size_t skipped = static_cast<size_t>(offset) * width;
+          const uint64_t cut_count =
+              ops().apply(scoring, test.block, cut, device_output.data() + skipped, device_mask.data());
+          const std::vector<uint8_t> output(device_output.values().begin() + static_cast<ptrdiff_t>(skipped),
+                                            device_output.values().end());
+          const std::vector<uint64_t>& mask = device_mask.values();
           uint64_t want = 0;
           for (int64_t i = 0; i < count; ++i) {
             const Place place{test.keys[static_cast<size_t>(i)],
@@ -237,27 +259,117 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
             const int64_t at = bit + i;
             ASSERT_EQ((mask[static_cast<size_t>(at / 64)] >> (at % 64) & 1) != 0, kept) << i;
             const std::vector<uint8_t> zero(width, 0);
-            const uint8_t* value =
-                kept ? static_cast<const uint8_t*>(test.block.weights) + static_cast<size_t>(i) * width
-                     : zero.data();
+            const uint8_t* value = kept ? &test.original[static_cast<size_t>(i) * width] : zero.data();
             ASSERT_EQ(std::memcmp(&output[static_cast<size_t>(i) * width], value, width), 0) << i;
           }
           EXPECT_EQ(cut_count, want);
           for (size_t i = bytes; i < output.size(); ++i) ASSERT_EQ(output[i], 0xa5);
           for (int64_t at = 0; at < static_cast<int64_t>(64 * mask.size()); ++at) {
             if (at >= bit && at < bit + count) continue;
-            ASSERT_EQ(mask[static_cast<size_t>(at / 64)] >> (at % 64) & 1,
-                      uint64_t{0x5a5a'5a5a'5a5a'5a5aull} >> (at % 64) & 1);
+            ASSERT_EQ(mask[static_cast<size_t>(at / 64)] >> (at % 64) & 1, kMaskBefore >> (at % 64) & 1);
           }
-          EXPECT_EQ(ops_.count_kept(test.block),
+          EXPECT_EQ(ops().count_kept(test.block),
                     static_cast<uint64_t>(std::count_if(test.keys.begin(), test.keys.end(),
                                                         [](Key k) { return k != kCutAlready; })));
-          std::vector<uint8_t> in_place(static_cast<const uint8_t*>(test.block.weights),
-                                        static_cast<const uint8_t*>(test.block.weights) + bytes);
-          ScoreBlock self = test.block;
-          self.weights = in_place.data();
-          EXPECT_EQ(ops_.apply(scoring, self, cut, in_place.data(), nullptr), want);
-          ASSERT_TRUE(std::equal(in_place.begin(), in_place.end(), output.begin()));
+          // In place, and without a mask: tiles may begin elsewhere then.
+          EXPECT_EQ(ops().apply(scoring, test.block, cut, const_cast<void*>(test.block.weights), nullptr),
+                    want);
+          const std::vector<uint8_t>& in_place = test.weights.values();
+          ASSERT_TRUE(
+              std::equal(in_place.begin() + static_cast<ptrdiff_t>(skipped), in_place.end(), output.begin()));
+        }
+      }
+    }
+  }
+}
+
+/// Where not all candidates fit, those that are there are some of them.
+TEST_P(Kernels, LogsAreFilledUpToTheirCapacity) {
+  std::mt19937_64 random(std::random_device{}());
+  for (DType dtype : {DType::f32, DType::f64}) {
+    for (int64_t count : {100, 5000, 140'001}) {
+      const Scoring scoring{Criterion::gradient, 0, dtype == DType::f64};
+      TestBlock test(backend(), scoring, dtype, count, 3, true, Input::few_values, random, 3);
+      for (uint64_t capacity : {uint64_t{0}, uint64_t{1}, uint64_t{99}, uint64_t{3000}, uint64_t{1} << 40}) {
+        std::vector<Place> found(2, Place{7, 7});  // from an earlier block
+        const BlockCount counted = ops().bracket(scoring, test.block, 0, ~Key{0}, capacity, found);
+        EXPECT_EQ(counted.inside, static_cast<uint64_t>(count));
+        ASSERT_EQ(found.size(), std::min<uint64_t>(std::max<uint64_t>(capacity, capacity < 2 ? 0 : 2),
+                                                   static_cast<uint64_t>(count) + 2));
+        std::vector<bool> seen(static_cast<size_t>(count), false);
+        for (size_t n = 2; n < found.size(); ++n) {
+          const size_t i = static_cast<size_t>(found[n].position - test.block.position);
+          ASSERT_LT(i, seen.size());
+          ASSERT_FALSE(seen[i]);
+          seen[i] = true;
+          ASSERT_EQ(found[n].key, test.keys[i]);
+        }
+      }
+    }
+  }
+}
+
+/// Windows of any width, those too whose bins fit no fast memory.
+TEST_P(Kernels, HistogramsOfAnyWidth) {
+  std::mt19937_64 random(std::random_device{}());
+  for (const Case& c : {Case{DType::f32, false}, Case{DType::f32, true}, Case{DType::f64, true}}) {
+    const Scoring scoring{Criterion::fisher, 0, c.wide};
+    TestBlock test(backend(), scoring, c.dtype, 3001, 0, true, Input::normal, random, 0);
+    const Key path = test.keys[static_cast<size_t>(random() % 3001)];
+    for (int prefix_bits : {0, 2, 9}) {
+      for (int digit_bits : {1, 5, 10, 12, 13, 14, 16}) {
+        const Key prefix = prefix_bits == 0 ? 0 : path >> (64 - prefix_bits) << (64 - prefix_bits);
+        const KeyWindow window{prefix, prefix_bits, digit_bits};
+        std::vector<uint64_t> bins(static_cast<size_t>(window.bins()), 1), want(bins);
+        for (Key key : test.keys) {
+          if (prefix_bits != 0 && key >> (64 - prefix_bits) != prefix >> (64 - prefix_bits)) continue;
+          ++want[(key >> (64 - prefix_bits - digit_bits)) & (bins.size() - 1)];
+        }
+        ops().histogram(scoring, test.block, window, bins.data());
+        ASSERT_EQ(bins, want) << prefix_bits << " " << digit_bits;
+      }
+    }
+  }
+}
+
+/// Elements go with their row or column; blocks that begin and end inside of rows.
+TEST_P(Kernels, UnitsAreCutWhole) {
+  std::mt19937_64 random(std::random_device{}());
+  for (DType dtype : {DType::f32, DType::f64}) {
+    for (const auto& [rows, cols] :
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {130, 33}, {2, 1500}, {700, 2}}) {
+      for (UnitAxis axis : {UnitAxis::row, UnitAxis::column}) {
+        for (int64_t first : {int64_t{0}, rows * cols / 3}) {
+          const bool masked = random() % 2 == 0;
+          const int bit = static_cast<int>(random() % 64);
+          const int64_t count = rows * cols - first - (rows * cols > 5 ? 2 : 0);
+          const size_t width = static_cast<size_t>(size_of(dtype));
+          const int64_t offset = random() % 2 == 0 ? bit % 4 : 1;
+          TestBlock test(backend(), {Criterion::magnitude, 0, true}, dtype, count, bit, masked, Input::normal,
+                         random, offset);
+          std::vector<uint64_t> units(static_cast<size_t>((axis == UnitAxis::row ? rows : cols) + 63) / 64);
+          for (uint64_t& word : units) word = random();
+          DeviceArray<uint64_t> device_mask(
+              backend(), std::vector<uint64_t>(static_cast<size_t>(bit + count + 63) / 64 + 1, kMaskBefore));
+          const uint64_t cut = ops().apply_units(test.block, axis, cols, first, units.data(),
+                                                 const_cast<void*>(test.block.weights), device_mask.data());
+          uint64_t want = 0;
+          const std::vector<uint64_t>& mask = device_mask.values();
+          const std::vector<uint8_t>& output = test.weights.values();
+          for (int64_t at = 0; at < static_cast<int64_t>(64 * mask.size()); ++at) {
+            const int64_t i = at - bit;
+            bool kept = (kMaskBefore >> (at % 64) & 1) != 0;
+            if (i >= 0 && i < count) {
+              const int64_t unit = axis == UnitAxis::row ? (first + i) / cols : (first + i) % cols;
+              kept = test.is_kept(i) && (units[static_cast<size_t>(unit / 64)] >> (unit % 64) & 1) != 0;
+              want += kept ? 0 : 1;
+              const std::vector<uint8_t> zero(width, 0);
+              const uint8_t* value = kept ? &test.original[static_cast<size_t>(i) * width] : zero.data();
+              ASSERT_EQ(std::memcmp(&output[static_cast<size_t>(i + offset) * width], value, width), 0) << i;
+            }
+            ASSERT_EQ((mask[static_cast<size_t>(at / 64)] >> (at % 64) & 1) != 0, kept) << i;
+          }
+          EXPECT_EQ(cut, want);
         }
       }
     }
@@ -269,30 +381,26 @@ TEST_P(Kernels, NanIsCountedWhereItCounts) {
     for (int64_t count : {1, 40, 64, 300, 140'001}) {
       std::mt19937_64 random(3);
       const Scoring scoring{Criterion::taylor, 0, true};
-      TestBlock test(scoring, dtype, count, 5, false, Input::normal, random);
+      TestBlock test(backend(), scoring, dtype, count, 5, false, Input::normal, random);
       // NaNs of both signs.
       std::vector<int64_t> nans = {count - 1, count / 2, count / 3};
       std::sort(nans.begin(), nans.end());
       nans.erase(std::unique(nans.begin(), nans.end()), nans.end());
       const double nan = std::numeric_limits<double>::quiet_NaN();
-      for (size_t n = 0; n < nans.size(); ++n) {
-        const double value = n % 2 == 0 ? nan : -nan;
-        const float narrow = static_cast<float>(value);
-        const size_t at = static_cast<size_t>(nans[n] + 1);
-        if (dtype == DType::f64) std::memcpy(&test.weights[at * 8], &value, 8);
-        if (dtype == DType::f32) std::memcpy(&test.weights[at * 4], &narrow, 4);
-      }
+      for (size_t n = 0; n < nans.size(); ++n) test.set_weight(nans[n], n % 2 == 0 ? nan : -nan);
       std::vector<Place> none;
       std::vector<uint64_t> bins(2048);
-      for (const BlockCount& found : {ops_.bracket(scoring, test.block, 0, 0, 0, none),
-                                      ops_.histogram(scoring, test.block, {0, 0, 11}, bins.data())}) {
+      for (const BlockCount& found : {ops().bracket(scoring, test.block, 0, 0, 0, none),
+                                      ops().histogram(scoring, test.block, {0, 0, 11}, bins.data())}) {
         EXPECT_EQ(found.nan_count, nans.size()) << count;
         EXPECT_EQ(found.first_nan, test.block.position + static_cast<uint64_t>(nans.front())) << count;
       }
       // What is cut already is never NaN.
-      for (int64_t i : nans) test.kept[static_cast<size_t>((5 + i) / 64)] &= ~(uint64_t{1} << ((5 + i) % 64));
+      test.kept.edit([&](std::vector<uint64_t>& words) {
+        for (int64_t i : nans) words[static_cast<size_t>((5 + i) / 64)] &= ~(uint64_t{1} << ((5 + i) % 64));
+      });
       test.block.kept = test.kept.data();
-      EXPECT_EQ(ops_.bracket(scoring, test.block, 0, 0, 0, none).nan_count, 0u);
+      EXPECT_EQ(ops().bracket(scoring, test.block, 0, 0, 0, none).nan_count, 0u);
     }
   }
 }
@@ -301,11 +409,12 @@ TEST_P(Kernels, UnitsAreReducedInIndexOrder) {
   std::mt19937_64 random(std::random_device{}());
   for (DType dtype : {DType::f32, DType::f64}) {
     for (const auto& [rows, cols] :
-         {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {65, 33}, {2, 1500}, {1500, 2}, {301, 257}}) {
+         {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {31, 64}, {65, 33}, {2, 1500}, {1500, 2}, {301, 257}}) {
       for (Reduce reduce : {Reduce::sum, Reduce::mean, Reduce::max, Reduce::l2, Reduce::product}) {
         for (UnitAxis axis : {UnitAxis::row, UnitAxis::column}) {
           const Scoring scoring{Criterion::taylor, 0, true};
-          TestBlock test(scoring, dtype, rows * cols, 7, (rows + cols) % 2 == 0, Input::normal, random);
+          TestBlock test(backend(), scoring, dtype, rows * cols, 7, (rows + cols) % 2 == 0, Input::normal,
+                         random);
           const size_t units = static_cast<size_t>(axis == UnitAxis::row ? rows : cols);
           std::vector<UnitScore> expected(units, start_unit(reduce)), found(expected);
           for (int64_t i = 0; i < rows * cols; ++i) {
@@ -333,7 +442,7 @@ TEST_P(Kernels, UnitsAreReducedInIndexOrder) {
               part.mask_bit = static_cast<int>((7 + begin) % 64);
               if (part.kept != nullptr) part.kept += (7 + begin) / 64;
               part.count = count;
-              ops_.accumulate(scoring, part, reduce, axis, cols, begin, found.data());
+              ops().accumulate(scoring, part, reduce, axis, cols, begin, found.data());
             }
             for (size_t u = 0; u < units; ++u) {
               ASSERT_EQ(found[u].mantissa, expected[u].mantissa) << u;
@@ -347,12 +456,7 @@ TEST_P(Kernels, UnitsAreReducedInIndexOrder) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryPath, Kernels,
-                         ::testing::Combine(::testing::ValuesIn(instruction_sets()), ::testing::Values(1, 2)),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_" + std::to_string(std::get<1>(info.param)) +
-                                  "_threads";
-                         });
+COPPICE_FOR_ALL_BACKENDS(Kernels);
 
 }  // namespace
 }  // namespace coppice::test

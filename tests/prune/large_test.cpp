@@ -11,6 +11,8 @@
 namespace coppice::test {
 namespace {
 
+class Large : public OpsTest {};
+
 /// Large enough for sampled brackets, several chunks a thread and runs that end anywhere.
 std::vector<PrunableTensor> large_model(Input input, std::mt19937_64& random) {
   std::vector<PrunableTensor> tensors;
@@ -22,14 +24,13 @@ std::vector<PrunableTensor> large_model(Input input, std::mt19937_64& random) {
 
 std::vector<std::vector<uint64_t>> pruned_masks(Backend& backend, const std::vector<PrunableTensor>& tensors,
                                                 const PruneConfig& config, int64_t run) {
-  Arrays arrays(tensors, true);
+  Arrays arrays(backend, tensors, true);
   MemorySource source(backend, arrays.memory(), run);
   prune(source, config, 3);
   return arrays.masks();
 }
 
-TEST(Large, EveryInputAgainstFullSort) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Large, EveryInputAgainstFullSort) {
   const uint64_t seed = std::random_device{}();
   std::mt19937_64 random(seed);
   for (Input input : kInputs) {
@@ -43,33 +44,36 @@ TEST(Large, EveryInputAgainstFullSort) {
         config.min_density = min_density;
         SCOPED_TRACE(fmt::format("{} input {} min_density {} seed {}", criterion, static_cast<int>(input),
                                  min_density, seed));
-        expect_pruned(*backend, tensors, config, 3, 4096 * 5, false);
+        expect_pruned(backend(), tensors, config, 3, 4096 * 5, false);
         config.percentile = 70.0;
-        expect_pruned(*backend, tensors, config, 3);
+        expect_pruned(backend(), tensors, config, 3);
         if (::testing::Test::HasFailure()) return;
       }
     }
   }
 }
 
-/// The same bits for any instruction set, thread count and run size.
-TEST(Large, SameBitsHoweverItRuns) {
+/// The same bits on any device, and for any instruction set, thread count and run size.
+TEST(LargeAnywhere, SameBitsHoweverItRuns) {
   std::mt19937_64 random(17);
+  std::string reason;
   for (Input input : {Input::normal, Input::mass_ties}) {
     const std::vector<PrunableTensor> tensors = large_model(input, random);
     for (const char* scope : {"global", "gate"}) {
       PruneConfig config;
       config.criterion = "taylor";
       config.scope = scope;
-      const std::unique_ptr<Backend> reference = cpu_backend(1, "baseline");
-      const auto expected = pruned_masks(*reference, tensors, config, 0);
-      for (const std::string& isa : instruction_sets()) {
+      std::vector<std::vector<uint64_t>> expected;
+      for (const BackendCase& c : backend_cases()) {
         for (int threads : {1, 2, 3}) {
-          const std::unique_ptr<Backend> backend = cpu_backend(threads, isa.c_str());
+          if (c.device != "cpu" && threads != 1) continue;
+          const std::unique_ptr<Backend> backend = open_case(c, threads, reason);
+          if (backend == nullptr) continue;
           for (int64_t run : {0, 64, 4096, 65'536, 100'032}) {
             if (run == 64 && threads != 1) continue;
-            EXPECT_EQ(pruned_masks(*backend, tensors, config, run), expected)
-                << isa << " " << threads << " " << run;
+            const auto found = pruned_masks(*backend, tensors, config, run);
+            if (expected.empty()) expected = found;
+            EXPECT_EQ(found, expected) << backend_name({c, 0}) << " " << threads << " " << run;
           }
         }
       }
@@ -79,16 +83,15 @@ TEST(Large, SameBitsHoweverItRuns) {
 
 /// Any rank, by bracket and by histogram, is the unit that a full sort finds there; a group spread over two
 /// sources whose histograms are added too.
-TEST(Large, BracketAndHistogramAndShardsAgree) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Large, BracketAndHistogramAndShardsAgree) {
   std::mt19937_64 random(std::random_device{}());
   for (Input input : kInputs) {
     std::vector<PrunableTensor> tensors = large_model(input, random);
     if (input == Input::few_values) {
       tensors.push_back(make_tensor("extra", {301, 3}, 1, DType::f64, input, random));  // wide keys
     }
-    Arrays arrays(tensors, true);
-    MemorySource source(*backend, arrays.memory());
+    Arrays arrays(backend(), tensors, true);
+    MemorySource source(backend(), arrays.memory());
     PruneConfig config;
     config.criterion = "gradient";
     const Plan plan = make_plan(source.tensors(), config, 1);
@@ -105,8 +108,7 @@ TEST(Large, BracketAndHistogramAndShardsAgree) {
 
     // Each machine holds some of the tensors; names and positions are those of the whole.
     std::vector<MemoryTensor> memory = arrays.memory();
-    for (uint64_t rank :
-         {uint64_t{0}, group.units * 9 / 10, group.units - 1}) {
+    for (uint64_t rank : {uint64_t{0}, group.units * 9 / 10, group.units - 1}) {
       SCOPED_TRACE(fmt::format("input {} rank {}", static_cast<int>(input), rank));
       ReadingCost cost;
       EXPECT_EQ(find_places(source, plan, group, std::vector{rank}, {}, cost).front(), sorted[rank]);
@@ -130,8 +132,7 @@ TEST(Large, BracketAndHistogramAndShardsAgree) {
 }
 
 /// Neighbours that resemble each other (dead rows) must not make the bracket miss more often than by chance.
-TEST(Large, BracketsHoldOnClusteredInput) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Large, BracketsHoldOnClusteredInput) {
   uint64_t misses = 0;
   for (uint64_t seed = 1; seed <= 10; ++seed) {
     std::mt19937_64 random(seed);
@@ -144,8 +145,8 @@ TEST(Large, BracketsHoldOnClusteredInput) {
       for (int col = 0; col < 300; ++col)
         tensor.weights.push_back(static_cast<float>(scale * (1.0 + 0.01 * normal(random))));
     }
-    Arrays arrays({tensor}, true);
-    MemorySource source(*backend, arrays.memory());
+    Arrays arrays(backend(), {tensor}, true);
+    MemorySource source(backend(), arrays.memory());
     PruneConfig config;
     config.sparsity = 0.5;
     misses += prune(source, config, 1).bracket_misses;
@@ -154,12 +155,11 @@ TEST(Large, BracketsHoldOnClusteredInput) {
 }
 
 /// No histogram where most scores are one value and the cut falls among them.
-TEST(Large, MassTiesNeedNoHistogram) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Large, MassTiesNeedNoHistogram) {
   std::mt19937_64 random(5);
   const std::vector<PrunableTensor> tensors = large_model(Input::mass_ties, random);
-  Arrays arrays(tensors, true);
-  MemorySource source(*backend, arrays.memory());
+  Arrays arrays(backend(), tensors, true);
+  MemorySource source(backend(), arrays.memory());
   PruneConfig config;
   config.criterion = "gradient";
   config.sparsity = 0.5;
@@ -168,6 +168,8 @@ TEST(Large, MassTiesNeedNoHistogram) {
   EXPECT_LE(outcome.passes, 4u);
   EXPECT_EQ(outcome.groups.front().threshold, 0.0);
 }
+
+COPPICE_FOR_ALL_DEVICES(Large);
 
 }  // namespace
 }  // namespace coppice::test

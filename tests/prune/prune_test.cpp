@@ -9,6 +9,8 @@
 namespace coppice::test {
 namespace {
 
+class Prune : public OpsTest {};
+
 /// Odd sizes, names whose byte order is not their order here, gates, an empty tensor, one that takes no part.
 std::vector<PrunableTensor> small_model(Input input, bool mixed, std::mt19937_64& random) {
   const DType second = mixed ? DType::f64 : DType::f32;
@@ -33,8 +35,7 @@ std::string describe(const PruneConfig& config, Input input, uint64_t seed) {
 }
 
 /// Every criterion × scope × pattern × reduction × minimum density, with inputs and targets in turn.
-TEST(Prune, EveryOptionAgainstFullSort) {
-  const std::unique_ptr<Backend> backend = cpu_backend(2);
+TEST_P(Prune, EveryOptionAgainstFullSort) {
   const double sparsities[] = {0.0, 0.35, 0.6, 0.85, 1.0};
   const uint64_t seed = std::random_device{}();
   std::mt19937_64 random(seed);
@@ -60,7 +61,7 @@ TEST(Prune, EveryOptionAgainstFullSort) {
               const std::vector<PrunableTensor> tensors = small_model(input, turn % 3 == 0, random);
               ++turn;
               SCOPED_TRACE(describe(config, input, seed));
-              expect_pruned(*backend, tensors, config, 7 + turn, turn % 2 == 0 ? 0 : 64, turn % 4 < 2);
+              expect_pruned(backend(), tensors, config, 7 + turn, turn % 2 == 0 ? 0 : 64, turn % 4 < 2);
               if (::testing::Test::HasFailure()) return;
             }
           }
@@ -72,8 +73,7 @@ TEST(Prune, EveryOptionAgainstFullSort) {
 
 /// The article's shape: the product of fifty |g| near 1e-3 is zero in float32, and so would be the
 /// percentile; in our arithmetic nine of ten go, whether the products run along rows or columns.
-TEST(Prune, UnderflowingProductsAreOrdered) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Prune, UnderflowingProductsAreOrdered) {
   std::mt19937_64 random(std::random_device{}());
   for (const char* pattern : {"row", "column"}) {
     for (double scale : {1e-3, 1e-9, 1e9, 1e-30}) {
@@ -92,10 +92,10 @@ TEST(Prune, UnderflowingProductsAreOrdered) {
       config.reduce = "product";
       config.percentile = 95.0;
       SCOPED_TRACE(fmt::format("{} scale {}", pattern, scale));
-      expect_pruned(*backend, {tensor}, config, 1);
+      expect_pruned(backend(), {tensor}, config, 1);
 
-      Arrays arrays({tensor}, true);
-      MemorySource source(*backend, arrays.memory());
+      Arrays arrays(backend(), {tensor}, true);
+      MemorySource source(backend(), arrays.memory());
       const PruneOutcome outcome = prune(source, config, 1);
       EXPECT_EQ(outcome.groups.front().units, 10u);
       EXPECT_EQ(outcome.groups.front().cut, 9u);
@@ -109,8 +109,7 @@ TEST(Prune, UnderflowingProductsAreOrdered) {
   }
 }
 
-TEST(Prune, TiesGoByNameThenIndex) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Prune, TiesGoByNameThenIndex) {
   std::vector<PrunableTensor> tensors;
   for (const char* name : {"b", "a.1", "a", "B", "a.10"}) {
     PrunableTensor tensor;
@@ -119,8 +118,8 @@ TEST(Prune, TiesGoByNameThenIndex) {
     tensor.weights = {1.0, -1.0, 1.0, 1.0};
     tensors.push_back(tensor);
   }
-  Arrays arrays(tensors, true);
-  MemorySource source(*backend, arrays.memory());
+  Arrays arrays(backend(), tensors, true);
+  MemorySource source(backend(), arrays.memory());
   PruneConfig config;
   config.sparsity = 0.5;  // 10 of 20: B, a, and half of a.1
   prune(source, config, 1);
@@ -135,7 +134,7 @@ TEST(Prune, TiesGoByNameThenIndex) {
   }
 }
 
-TEST(Prune, CountsRoundHalfToEven) {
+TEST(UnitsToCut, RoundHalfToEven) {
   EXPECT_EQ(units_to_cut(0.5, 5), 2u);
   EXPECT_EQ(units_to_cut(0.5, 7), 4u);
   EXPECT_EQ(units_to_cut(0.9, 10), 9u);
@@ -145,8 +144,7 @@ TEST(Prune, CountsRoundHalfToEven) {
 }
 
 /// Protecting gates (and not only tensors) keeps some of every gate, also when all compete for one threshold.
-TEST(Prune, MinimumDensityOfGates) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Prune, MinimumDensityOfGates) {
   PrunableTensor tensor;
   tensor.name = "rnn.weight_hh_l0";
   tensor.shape = {8, 10};
@@ -156,8 +154,8 @@ TEST(Prune, MinimumDensityOfGates) {
   config.sparsity = 0.5;
   config.min_density = 0.15;
   config.min_density_scope = "gate";
-  Arrays arrays({tensor}, true);
-  MemorySource source(*backend, arrays.memory());
+  Arrays arrays(backend(), {tensor}, true);
+  MemorySource source(backend(), arrays.memory());
   const PruneOutcome outcome = prune(source, config, 1);
   EXPECT_EQ(outcome.tensors.front().gate_kept, (std::vector<uint64_t>{3, 3, 14, 20}));
   EXPECT_EQ(outcome.kept, 40u);
@@ -165,12 +163,11 @@ TEST(Prune, MinimumDensityOfGates) {
   EXPECT_THROW(prune(source, config, 1), Error);
 }
 
-TEST(Prune, IncludeAndExcludeMatchWholeNames) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Prune, IncludeAndExcludeMatchWholeNames) {
   std::mt19937_64 random(1);
   std::vector<PrunableTensor> tensors = small_model(Input::normal, false, random);
-  Arrays arrays(tensors, true);
-  MemorySource source(*backend, arrays.memory());
+  Arrays arrays(backend(), tensors, true);
+  MemorySource source(backend(), arrays.memory());
   const auto pruned = [&](std::vector<std::string> include, std::vector<std::string> exclude) {
     PruneConfig config;
     config.include = std::move(include);
@@ -207,12 +204,11 @@ std::string error_of(ParameterSource& source, const PruneConfig& config,
     }                                                                                  \
   } while (false)
 
-TEST(Prune, ErrorsNameWhatIsWrong) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Prune, ErrorsNameWhatIsWrong) {
   std::mt19937_64 random(1);
   const std::vector<PrunableTensor> tensors = small_model(Input::normal, false, random);
-  Arrays arrays(tensors, true);
-  MemorySource source(*backend, arrays.memory());
+  Arrays arrays(backend(), tensors, true);
+  MemorySource source(backend(), arrays.memory());
   const auto with = [&](auto change) {
     PruneConfig config;
     config.criterion = "taylor";
@@ -239,7 +235,7 @@ TEST(Prune, ErrorsNameWhatIsWrong) {
   const auto broken = [&](auto change) {
     std::vector<MemoryTensor> memory = arrays.memory();
     change(memory);
-    MemorySource bad(*backend, memory);
+    MemorySource bad(backend(), memory);
     PruneConfig config;
     config.criterion = "taylor";
     return error_of(bad, config);
@@ -251,8 +247,7 @@ TEST(Prune, ErrorsNameWhatIsWrong) {
 }
 
 /// A NaN score is an error that names its tensor and index, and nothing is written, whatever the sparsity.
-TEST(Prune, NanScoresAreRefused) {
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+TEST_P(Prune, NanScoresAreRefused) {
   for (const char* pattern : {"element", "row", "column"}) {
     for (double sparsity : {0.0, 0.5, 1.0}) {
       std::mt19937_64 random(1);
@@ -262,19 +257,18 @@ TEST(Prune, NanScoresAreRefused) {
       config.criterion = "taylor";
       config.pattern = pattern;
       config.sparsity = sparsity;
-      Arrays arrays(tensors, true);
-      MemorySource source(*backend, arrays.memory());
+      Arrays arrays(backend(), tensors, true);
+      MemorySource source(backend(), arrays.memory());
       EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "'rnn.weight_hh_l0'",
                   "index 23 (row 3, column 2)", "NaN");
-      for (const PrunableTensor& tensor : tensors) {
-        if (tensor.size() == 0) continue;
-        const float first = *static_cast<const float*>(arrays.memory()[&tensor - tensors.data()].weights);
-        EXPECT_EQ(first, static_cast<float>(tensor.weights[0])) << tensor.name;
+      for (size_t t = 0; t < tensors.size(); ++t) {
+        if (tensors[t].size() == 0) continue;
+        EXPECT_EQ(arrays.weight(t, 0), static_cast<float>(tensors[t].weights[0])) << tensors[t].name;
       }
       // Once it is cut, it may be anything.
       tensors[0].kept.assign(tensors[0].size(), true);
       tensors[0].kept[23] = false;
-      if (sparsity > 0.0) expect_pruned(*backend, tensors, config, 1);
+      if (sparsity > 0.0) expect_pruned(backend(), tensors, config, 1);
     }
   }
   // Infinities of both signs that cancel in a row.
@@ -286,10 +280,12 @@ TEST(Prune, NanScoresAreRefused) {
   PruneConfig config;
   config.criterion = "fisher";
   config.pattern = "row";
-  Arrays arrays({tensor}, true);
-  MemorySource source(*backend, arrays.memory());
+  Arrays arrays(backend(), {tensor}, true);
+  MemorySource source(backend(), arrays.memory());
   EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "row 1 of 'w'", "NaN");
 }
+
+COPPICE_FOR_ALL_DEVICES(Prune);
 
 }  // namespace
 }  // namespace coppice::test

@@ -13,22 +13,27 @@
 namespace coppice::test {
 namespace {
 
+class StoreSource : public OpsTest {};
+
 /// A store of odd segments with values and the statistics of all three kinds.
 struct StoreModel {
-  std::unique_ptr<Backend> backend = cpu_backend(2);
   ParameterStore store;
   std::vector<float> sum, absolute, squared;
+  DeviceArray<float> device_sum, device_absolute, device_squared;
 
-  StoreModel()
-      : store(*backend, {{"rnn.weight_hh_l0", {12, 7}, 0, true, 4, "ifgo"},
-                         {"rnn.bias_hh_l0", {12}, 0, false, 4, "ifgo"},
-                         {"decoder.weight", {33, 5}, 0, true, 1, ""},
-                         {"embedding.weight", {257, 31}, 0, true, 1, ""}}) {
+  explicit StoreModel(Backend& backend)
+      : store(backend, {{"rnn.weight_hh_l0", {12, 7}, 0, true, 4, "ifgo"},
+                        {"rnn.bias_hh_l0", {12}, 0, false, 4, "ifgo"},
+                        {"decoder.weight", {33, 5}, 0, true, 1, ""},
+                        {"embedding.weight", {257, 31}, 0, true, 1, ""}}) {
     std::mt19937_64 random(1);
     for (std::vector<float>* v : {&sum, &absolute, &squared}) {
       v->resize(static_cast<size_t>(store.size()));
       for (float& x : *v) x = static_cast<float>(draw(Input::normal, random));
     }
+    device_sum = {backend, sum};
+    device_absolute = {backend, absolute};
+    device_squared = {backend, squared};
     fill(2);
   }
 
@@ -41,11 +46,11 @@ struct StoreModel {
     }
   }
 
-  StoreStatistics statistics() const {
-    const auto view = [&](const std::vector<float>& v) {
-      return VectorView<const float>{v.data(), static_cast<int64_t>(v.size()), backend->device()};
+  StoreStatistics statistics() {
+    const auto view = [&](DeviceArray<float>& v) {
+      return VectorView<const float>{v.data(), store.size(), store.backend().device()};
     };
-    return {view(sum), view(absolute), view(squared)};
+    return {view(device_sum), view(device_absolute), view(device_squared)};
   }
 
   /// The same as tensors for the oracle, with the store's mask as what is cut already.
@@ -75,9 +80,9 @@ struct StoreModel {
   }
 };
 
-TEST(StoreSource, CutsTheStoreInPlace) {
+TEST_P(StoreSource, CutsTheStoreInPlace) {
   for (const char* criterion : {"magnitude", "taylor", "taylor-absolute", "fisher"}) {
-    StoreModel model;
+    StoreModel model(backend());
     PruneConfig config;
     config.criterion = criterion;
     config.sparsity = 0.8;
@@ -99,11 +104,12 @@ TEST(StoreSource, CutsTheStoreInPlace) {
       }
     }
     // The padding stays zero and kept.
-    const VectorView<uint64_t> words = model.store.mask();
+    const std::vector<uint64_t> words = backend().download(model.store.mask());
+    const std::vector<float> values = backend().download(model.store.values());
     const Segment& first = model.store.segments()[0];
-    for (int64_t i = first.size(); i < 128; ++i) {
-      EXPECT_EQ(words.data[i / 64] >> (i % 64) & 1, 1u);
-      EXPECT_EQ(model.store.values().data[i], 0.0f);
+    for (size_t i = static_cast<size_t>(first.size()); i < 128; ++i) {
+      EXPECT_EQ(words[i / 64] >> (i % 64) & 1, 1u);
+      EXPECT_EQ(values[i], 0.0f);
     }
     EXPECT_EQ(outcome.total, static_cast<uint64_t>(model.store.parameter_count()));
     EXPECT_FALSE(outcome.tensors[1].pruned);
@@ -114,11 +120,11 @@ TEST(StoreSource, CutsTheStoreInPlace) {
 
 /// A schedule with any criterion only ever cuts more, whatever the weights become in between, and exactly as
 /// much as asked.
-TEST(StoreSource, SchedulesAreMonotone) {
+TEST_P(StoreSource, SchedulesAreMonotone) {
   for (Criterion criterion : kCriteria) {
     for (const char* pattern : {"element", "row", "column"}) {
       for (double min_density : {0.0, 0.05}) {
-        StoreModel model;
+        StoreModel model(backend());
         PruneConfig config;
         config.criterion = to_string(criterion);
         config.pattern = pattern;
@@ -155,8 +161,8 @@ TEST(StoreSource, SchedulesAreMonotone) {
   }
 }
 
-TEST(StoreSource, MissingStatisticNamesTensorAndKind) {
-  StoreModel model;
+TEST_P(StoreSource, MissingStatisticNamesTensorAndKind) {
+  StoreModel model(backend());
   PruneConfig config;
   config.criterion = "fisher";
   StoreStatistics statistics = model.statistics();
@@ -172,6 +178,8 @@ TEST(StoreSource, MissingStatisticNamesTensorAndKind) {
   }
   EXPECT_FALSE(model.store.masked());
 }
+
+COPPICE_FOR_ALL_DEVICES(StoreSource);
 
 }  // namespace
 }  // namespace coppice::test
