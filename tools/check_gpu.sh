@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can tell: the tests on it, its own memory and race checkers, and its speed.
+#   tools/check_gpu.sh                 builds build-cuda/ and does all three pieces below
+#   tools/check_gpu.sh --tests         every test; a backend that is missing is a failure
+#   tools/check_gpu.sh --sanitizer     compute-sanitizer's memcheck and racecheck on the suites over operations
+#   tools/check_gpu.sh --bench         benchmarks; writes bench/results/<card>-<date>.json and prints a table
+#   --only REGEX      the suites, or benchmarks, whose names match: pieces of a piece
+#   --build DIR       what is in this folder, without building: a build tree, or what --pack made
+#   --results DIR     where the figures go instead of bench/results
+#   tools/check_gpu.sh --pack DIR      builds for one architecture (COPPICE_GPU_ARCHITECTURE, 90 unless told) and
+#                     puts into DIR what a machine without compilers or packages needs, below 64 MiB
+# Exits non-zero when anything fails. The last line of the first two is "N passed, N failed, N skipped" (test cases).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+pieces=() only="" build="" pack="" results=bench/results
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --tests | --sanitizer | --bench) pieces+=("${1#--}") ;;
+    --only | --build | --pack | --results)
+      [ $# -ge 2 ] || usage
+      printf -v "${1#--}" '%s' "$2"
+      shift ;;
+    *) usage ;;
+  esac
+  shift
+done
+[ ${#pieces[@]} -gt 0 ] || pieces=(tests sanitizer bench)
+
+launcher=()
+command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+
+# compile FOLDER [cmake settings...]
+compile() {
+  local folder=$1
+  shift
+  tools/dependencies.sh --tests --bench
+  echo "== Building $folder"
+  cmake --preset cuda -B "$folder" "${launcher[@]}" "$@" >/dev/null
+  cmake --build "$folder" -- --quiet
+}
+
+# The suites that run on a device. The others look at files, or at the program where it was built.
+packed_suites='test_(backend|dense|csr|cusparse|recurrence|sequence|optimizer|prune|layers|reference|train|pipeline|golden)'
+
+make_pack() {
+  compile build-gpu-pack -DCMAKE_CUDA_ARCHITECTURES="${COPPICE_GPU_ARCHITECTURE:-90}-real"
+  rm -rf "$pack"
+  mkdir -p "$pack/tests" "$pack/bench" "$pack/lib"
+  local file library
+  install -s build-gpu-pack/coppice build-gpu-pack/libcoppice_cuda.so "$pack"
+  while read -r file; do install -s "$file" "$pack/tests"; done \
+    < <(find build-gpu-pack/tests -type f -executable -regextype egrep -regex ".*/${packed_suites}[a-z_]*")
+  while read -r file; do install -s "$file" "$pack/bench"; done \
+    < <(find build-gpu-pack/bench -maxdepth 1 -type f -executable -name 'bench_*')
+  # What these are linked to beyond the C library, but for the vendor's: that machine has its own.
+  while read -r library; do cp -L "$library" "$pack/lib"; done < <(
+    find "$pack" -type f -executable -exec ldd {} + 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
+      grep -Ev '/(libc|libm|libdl|librt|libpthread|libcu[a-z]*|libnv[a-zA-Z]*)\.so')
+  local kib
+  kib=$(du -sk "$pack" | cut -f1)
+  echo "$pack: $((kib / 1024)) MiB"
+  [ "$kib" -lt $((64 * 1024)) ] || { echo "That is more than 64 MiB." >&2; exit 1; }
+}
+
+passed=0 failed=0 skipped=0
+
+# suite NAME LOG COMMAND...: runs a Google Test program and adds its cases to the counts.
+suite() {
+  local name=$1 log=$2 start=$SECONDS status=0
+  shift 2
+  local xml=$log.xml
+  rm -f "$xml"
+  GTEST_OUTPUT="xml:$xml" "$@" >"$log" 2>&1 || status=$?
+  local p=0 f=0 s=0
+  if [ -s "$xml" ]; then
+    read -r p f s < <(awk '
+      /<testcase / { total += 1; bad = 0; if (/result="skipped"/) skipped += 1; if (/status="notrun"/) total -= 1 }
+      /<failure / && !bad { failures += 1; bad = 1 }
+      END { printf "%d %d %d\n", total - failures - skipped, failures, skipped }' "$xml")
+  fi
+  # A failure outside of the cases (a checker's report, a crash) must not get lost.
+  [ "$status" -eq 0 ] || [ "$f" -gt 0 ] || f=1
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  printf '%-28s %5d passed %4d failed %4d skipped %5d s\n' "$name" "$p" "$f" "$s" $((SECONDS - start))
+  [ "$f" -eq 0 ] || tail -n 60 "$log"
+}
+
+# The suites of the build, as "name path".
+suites() {
+  find "$build" -type f -executable -name 'test_*' | sort | while read -r path; do
+    local name=${path##*/test_}
+    [[ $name =~ $only ]] && echo "$name $path"
+  done
+}
+
+run_tests() {
+  echo "== Tests"
+  local name path before=$failed
+  while read -r name path; do
+    # The suite about loading brings a library of its own and looks for it first.
+    if [ "$name" = loading ]; then
+      suite "$name" "$logs/$name" env -u COPPICE_CUDA_LIBRARY \
+        LD_LIBRARY_PATH="$(dirname "$path")/loadable:${LD_LIBRARY_PATH:-}" "$path"
+    else
+      suite "$name" "$logs/$name" "$path"
+    fi
+  done < <(suites)
+  [ "$failed" -eq "$before" ]
+}
+
+run_sanitizer() {
+  local sanitizer
+  sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+  if [ -z "$sanitizer" ]; then
+    echo "== No compute-sanitizer here: neither memcheck nor racecheck was run"
+    return
+  fi
+  echo "== compute-sanitizer"
+  # Without the cache of device memory, each tensor is an allocation whose ends memcheck knows.
+  export COPPICE_CUDA_CACHE=0
+  local tool name path
+  for tool in memcheck racecheck; do
+    while read -r name path; do
+      [[ $name =~ ^(backend|dense|csr|cusparse|recurrence|sequence|optimizer|prune)$ ]] || continue
+      suite "$tool: $name" "$logs/$tool-$name" "$sanitizer" --tool "$tool" --error-exitcode 9 "$path" \
+        --gtest_filter='*cuda*'
+    done < <(suites)
+  done
+  unset COPPICE_CUDA_CACHE
+}
+
+run_bench() {
+  local card out=$logs/bench.json program=$build/bench/bench_recurrent_gpu
+  card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr -cs '[:alnum:]\n' '-')
+  echo "== Benchmarks on ${card:-an unnamed card}"
+  # With cuDNN as the yardstick, where that program starts.
+  if [ -x "${program}_cudnn" ] && ! ldd "${program}_cudnn" | grep -q 'not found'; then program+=_cudnn; fi
+  [ -x "$program" ] || { echo "$program was not built" >&2; failed=$((failed + 1)); return; }
+  "$program" --device cuda --benchmark_filter="${only:-.*}" --benchmark_out="$out" --benchmark_out_format=json \
+    >"$logs/bench.log" 2>&1 || { tail -n 20 "$logs/bench.log"; failed=$((failed + 1)); return; }
+  mkdir -p "$results"
+  local file
+  file=$results/${card:-gpu}-$(date +%F).json
+  if command -v python3 >/dev/null; then
+    python3 bench/gpu_results.py "$out" "$file"
+  else
+    cp "$out" "$file"
+    echo "No python3 here: no table, and earlier figures of the day were overwritten"
+  fi
+  echo "Written to $file"
+}
+
+if [ -n "$pack" ]; then
+  make_pack
+  exit
+fi
+if [ -z "$build" ]; then
+  build='build-cuda'
+  compile "$build"
+fi
+build=$(cd "$build" && pwd)
+logs=$build/results
+mkdir -p "$logs"
+
+# The backend of this very build, and its libraries before those of the machine; the vendor's may lie in a Python
+# environment.
+export COPPICE_CUDA_LIBRARY=$build/libcoppice_cuda.so
+export COPPICE_REQUIRE_BACKENDS=cpu,cuda COPPICE_SOURCE_DIR=$PWD OMP_WAIT_POLICY=passive
+vendor=/usr/local/cuda/lib64
+if ldd "$COPPICE_CUDA_LIBRARY" 2>/dev/null | grep -q 'libcu.*not found' && command -v python3 >/dev/null; then
+  vendor+=:$(python3 -c 'import glob, site
+print(":".join(p for s in site.getsitepackages() for p in sorted(glob.glob(s + "/nvidia/*/lib"))))')
+fi
+libraries=$vendor
+[ -d "$build/lib" ] && libraries=$build/lib:$vendor
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+[ -x "$build/coppice" ] && "$build/coppice" devices
+
+for piece in "${pieces[@]}"; do "run_$piece" || true; done
+[[ " ${pieces[*]} " == *" tests "* || " ${pieces[*]} " == *" sanitizer "* ]] &&
+  echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
