@@ -151,6 +151,7 @@ class CudaRecurrence final : public RecurrenceOps {
  private:
   void forward_impl(const RecurrenceForward& s) override {
     if (s.steps == 0) return;
+    context_.make_current();
     const int64_t width = gate_count(s.cell) * s.hidden;
     float* product = s.cell == Cell::gru ? product_.reserve<float>(s.batch * width) : nullptr;
     const auto* weight = dynamic_cast<const CudaWeight*>(s.recurrent);
@@ -164,6 +165,7 @@ class CudaRecurrence final : public RecurrenceOps {
 
   void backward_impl(const RecurrenceBackward& sequence) override {
     if (sequence.steps == 0) return;
+    context_.make_current();
     RecurrenceBackward s = sequence;
     const bool wanted = s.d_hidden.data != nullptr || s.d_cell.data != nullptr;
     const bool own_hidden = s.d_hidden.data == nullptr;

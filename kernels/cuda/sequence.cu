@@ -469,6 +469,7 @@ class CudaSequence final : public SequenceOps {
 
   void embed_impl(MatrixView<const float> table, VectorView<const int32_t> ids,
                   MatrixView<float> y) override {
+    context_.make_current();
     const bool packs = in_packs_of_four(table) && in_packs_of_four(y);
     launch(packs ? embed_rows<4> : embed_rows<1>, warps_for(y.rows), kThreads, 0, context_.stream, table,
            ids.data, y);
@@ -476,6 +477,7 @@ class CudaSequence final : public SequenceOps {
 
   void embed_backward_impl(VectorView<const int32_t> ids, MatrixView<const float> dy,
                            MatrixView<float> d_table) override {
+    context_.make_current();
     if (dy.rows >= kNoRow) bad_input("embed_backward: {} rows, expected fewer than {}", dy.rows, kNoRow);
     const int64_t vocabulary = d_table.rows;
     const size_t bytes = static_cast<size_t>(vocabulary) * sizeof(int32_t);
@@ -490,6 +492,7 @@ class CudaSequence final : public SequenceOps {
   }
 
   void add_column_sums_impl(MatrixView<const float> x, VectorView<float> sums) override {
+    context_.make_current();
     const int64_t chunk = chunk_rows(x.rows), chunks = (x.rows + chunk - 1) / chunk;
     float* partials = chunks > 1 ? partials_.reserve<float>(chunks * x.cols) : nullptr;
     const dim3 grid(blocks_for(x.cols, kWarp, INT_MAX), static_cast<unsigned>(chunks));
@@ -501,6 +504,7 @@ class CudaSequence final : public SequenceOps {
 
   void dropout_impl(MatrixView<const float> x, float probability, RandomStream stream,
                     MatrixView<float> y) override {
+    context_.make_current();
     if (x.stride == x.cols && y.stride == y.cols) {  // without gaps: one long row
       x = {x.data, 1, x.rows * x.cols, x.rows * x.cols, x.device};
       y = {y.data, 1, y.rows * y.cols, y.rows * y.cols, y.device};
@@ -516,6 +520,7 @@ class CudaSequence final : public SequenceOps {
 
   void last_step_impl(MatrixView<const float> x, VectorView<const int32_t> lengths,
                       MatrixView<float> y) override {
+    context_.make_current();
     const bool packs = in_packs_of_four(x) && in_packs_of_four(y);
     launch(packs ? last_steps<4> : last_steps<1>, warps_for(y.rows), kThreads, 0, context_.stream, x,
            lengths.empty() ? nullptr : lengths.data, y);
@@ -523,6 +528,7 @@ class CudaSequence final : public SequenceOps {
 
   void last_step_backward_impl(MatrixView<const float> dy, VectorView<const int32_t> lengths,
                                MatrixView<float> dx) override {
+    context_.make_current();
     const bool packs = in_packs_of_four(dy) && in_packs_of_four(dx);
     launch(packs ? last_steps_backward<4> : last_steps_backward<1>, warps_for(dx.rows), kThreads, 0,
            context_.stream, dy, lengths.empty() ? nullptr : lengths.data, dx);
@@ -531,6 +537,7 @@ class CudaSequence final : public SequenceOps {
   void softmax_cross_entropy_impl(MatrixView<const float> logits, VectorView<const int32_t> targets,
                                   float scale, MatrixView<float> d_logits,
                                   VectorView<double> totals) override {
+    context_.make_current();
     if (logits.cols > INT_MAX / 2) {
       bad_input("softmax_cross_entropy: {} classes, expected at most {}", logits.cols, INT_MAX / 2);
     }
@@ -551,6 +558,7 @@ class CudaSequence final : public SequenceOps {
   void sigmoid_cross_entropy_impl(MatrixView<const float> logits, VectorView<const int32_t> targets,
                                   float scale, MatrixView<float> d_logits,
                                   VectorView<double> totals) override {
+    context_.make_current();
     auto* results = results_.reserve<RowResult>(logits.rows);
     launch(sigmoid_rows, blocks_for(logits.rows, kThreads, kMostBlocks), kThreads, 0, context_.stream, logits,
            targets.data, scale, d_logits, results);
