@@ -108,6 +108,7 @@ TEST(RequiredBackends, AreThoseTheListNames) {
   EXPECT_TRUE(required({"cpu", "avx2"}));
   EXPECT_FALSE(required({"cpu", "avx512"}));
   EXPECT_FALSE(required({"cpu", "baseline"}));
+  EXPECT_TRUE(required({"cuda", ""}));
   setenv("COPPICE_REQUIRE_BACKENDS", "cpu", 1);
   EXPECT_TRUE(required({"cpu", "baseline"}));
   EXPECT_FALSE(required({"cpu", "avx2"}));

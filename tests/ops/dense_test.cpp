@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <utility>
 
 #include "kernels/cpu/cpu_weight.hpp"
 #include "ops_test.hpp"
@@ -9,6 +11,7 @@ namespace coppice::test {
 namespace {
 
 class DenseTest : public OpsTest {};
+class CpuDenseTest : public OpsTest {};
 
 TEST_P(DenseTest, ProductsMatchDouble) {
   for (const auto& [n, out, in] : weight_shapes(random_)) {
@@ -69,7 +72,7 @@ TEST_P(DenseTest, RefreshRenewsBothPackedCopies) {
 }
 
 // The bits of a row depend neither on the rows beside it nor on the threads: a batch can be split anywhere.
-TEST_P(DenseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
+TEST_P(CpuDenseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
   for (const auto& [n, out, in] :
        std::vector<std::array<int64_t, 3>>{{33, 257, 300}, {16, 128, 33}, {70, 33, 7}, {3, 1030, 255}}) {
     const WeightCase c(random_, n, out, in);
@@ -112,7 +115,7 @@ TEST_P(DenseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
   }
 }
 
-TEST_P(DenseTest, RowsAccumulate) {
+TEST_P(CpuDenseTest, RowsAccumulate) {
   const WeightCase c(random_, 9, 66, 300);
   TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), dy(backend(), c.n, c.out, c.dy);
   const std::vector<float> y_start = random_.normals(c.n * c.out), dx_start = random_.normals(c.n * c.in);
@@ -152,13 +155,54 @@ TEST_P(DenseTest, RefusesShapesThatDoNotFit) {
   expect_bad("stride of 5", [&] { weight->multiply(overlapping, {}, y); });
   MatrixView<float> elsewhere = x.view();
   elsewhere.device = Device{Device::Type::cuda, 1};
-  expect_bad("x lies on cuda:1, the weight on cpu", [&] { weight->multiply(elsewhere, {}, y); });
+  expect_bad("x lies on cuda:1, the weight on " + to_string(backend().device()),
+             [&] { weight->multiply(elsewhere, {}, y); });
   MatrixView<float> nothing = x.view();
   nothing.data = nullptr;
   expect_bad("x [2, 6] has no memory", [&] { weight->multiply(nothing, {}, y); });
 }
 
+/// The largest |actual − expected| / size of any element.
+double worst_error(const std::vector<float>& actual, const std::vector<Reduction>& expected) {
+  double worst = 0;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    worst = std::max(worst, std::abs(static_cast<double>(actual[i]) - expected[i].value) / expected[i].size);
+  }
+  return worst;
+}
+
+// tf32 keeps 11 significant bits of each factor and bf16 8; the sums stay float32.
+TEST_P(DenseTest, RoundsFactorsWhereItIsToldTo) {
+  const WeightCase c(random_, 40, 64, 96);
+  for (const auto& [precision, bits] : {std::pair{MatmulPrecision::tf32, 11}, {MatmulPrecision::bf16, 8}}) {
+    if (GetParam().device == "cpu") {
+      expect_error(ErrorKind::bad_input,
+                   precision == MatmulPrecision::tf32 ? "matmul is tf32" : "matmul is bf16", [&] {
+                     open_backend("cpu", BackendOptions{1, precision});
+                   });
+      continue;
+    }
+    const auto other = open(BackendOptions{.matmul = precision});
+    TestMatrix w(*other, c.out, c.in, c.w), x(*other, c.n, c.in, c.x), dy(*other, c.n, c.out, c.dy);
+    const std::vector<float> start(static_cast<size_t>(c.out * c.in), 0.0f);
+    TestMatrix y(*other, c.n, c.out), dx(*other, c.n, c.in), dw(*other, c.out, c.in, start);
+    const auto weight = other->dense_weight(w);
+    weight->multiply(x, {}, y);
+    weight->multiply_transposed(dy, dx);
+    weight->accumulate_gradient(dy, x, dw);
+    // Each factor is off by half a unit in its last place at most (by a whole one where it is cut off).
+    const double most = 2.1 * std::ldexp(1.0, -bits + 1), least = std::ldexp(1.0, -bits - 6);
+    for (const double error :
+         {worst_error(y.values(), c.multiply(false)), worst_error(dx.values(), c.multiply_transposed()),
+          worst_error(dw.values(), c.gradient(start, false))}) {
+      EXPECT_LE(error, most);
+      EXPECT_GE(error, least) << "nothing was rounded";
+    }
+  }
+}
+
 COPPICE_FOR_ALL_BACKENDS(DenseTest);
+COPPICE_FOR_CPU_BACKENDS(CpuDenseTest);
 
 }  // namespace
 }  // namespace coppice::test

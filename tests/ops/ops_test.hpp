@@ -20,42 +20,52 @@ namespace coppice::test {
 /// A way to run an operation: a device, and for the CPU the instruction set that it is forced to.
 struct BackendCase {
   std::string device;
-  std::string isa;
-  friend void PrintTo(const BackendCase& c, std::ostream* out) { *out << c.device << "/" << c.isa; }
+  std::string isa;  // empty: the device has none
+  std::string name(char separator) const { return isa.empty() ? device : device + separator + isa; }
+  friend void PrintTo(const BackendCase& c, std::ostream* out) { *out << c.name('/'); }
 };
 
 /// Every backend that there is; those that this machine lacks skip, saying why.
 inline std::vector<BackendCase> backend_cases() {
-  return {{"cpu", "baseline"}, {"cpu", "avx2"}, {"cpu", "avx512"}};
+  return {{"cpu", "baseline"}, {"cpu", "avx2"}, {"cpu", "avx512"}, {"cuda", ""}};
+}
+inline std::vector<BackendCase> cpu_cases() {
+  std::vector<BackendCase> cases = backend_cases();
+  std::erase_if(cases, [](const BackendCase& c) { return c.device != "cpu"; });
+  return cases;
 }
 inline std::string backend_name(const testing::TestParamInfo<BackendCase>& info) {
-  return info.param.device + "_" + info.param.isa;
+  return info.param.name('_');
 }
 
-/// COPPICE_REQUIRE_BACKENDS=cpu/avx512,… : a listed backend may not skip. "cpu" alone means its baseline,
-/// which every machine has.
+/// COPPICE_REQUIRE_BACKENDS=cpu/avx512,cuda,… : a listed backend may not skip. "cpu" alone means its
+/// baseline, which every machine has.
 inline bool required(const BackendCase& c) {
   const char* list = std::getenv("COPPICE_REQUIRE_BACKENDS");
   if (list == nullptr) return false;
   const std::string names = "," + std::string(list) + ",";
-  return names.find("," + c.device + "/" + c.isa + ",") != std::string::npos ||
+  return names.find("," + c.name('/') + ",") != std::string::npos ||
          (c.isa == "baseline" && names.find("," + c.device + ",") != std::string::npos);
 }
 
 /// Opens the backend, or null with the reason. The instruction set is chosen when a backend opens, so the
 /// environment is put back at once.
-inline std::unique_ptr<Backend> open_case(const BackendCase& c, int threads, std::string& reason) {
+inline std::unique_ptr<Backend> open_case(const BackendCase& c, const BackendOptions& options,
+                                          std::string& reason) {
   const char* before = std::getenv("COPPICE_ISA");
   const std::string saved = before != nullptr ? before : "";
-  setenv("COPPICE_ISA", c.isa.c_str(), 1);
+  if (!c.isa.empty()) setenv("COPPICE_ISA", c.isa.c_str(), 1);
   std::unique_ptr<Backend> backend;
   try {
-    backend = open_backend(c.device, BackendOptions{threads});
+    backend = open_backend(c.device, options);
   } catch (const Error& error) {
     reason = error.what();
   }
   before != nullptr ? setenv("COPPICE_ISA", saved.c_str(), 1) : unsetenv("COPPICE_ISA");
   return backend;
+}
+inline std::unique_ptr<Backend> open_case(const BackendCase& c, int threads, std::string& reason) {
+  return open_case(c, BackendOptions{threads}, reason);
 }
 
 /// Random inputs from a fresh seed, which every failure prints; COPPICE_TEST_SEED repeats one.
@@ -216,12 +226,13 @@ class OpsTest : public testing::TestWithParam<BackendCase> {
 
   Backend& backend() { return *backend_; }
   /// Another backend of the same case.
-  std::unique_ptr<Backend> open(int threads) {
+  std::unique_ptr<Backend> open(const BackendOptions& options) {
     std::string reason;
-    auto result = open_case(GetParam(), threads, reason);
+    auto result = open_case(GetParam(), options, reason);
     EXPECT_NE(result, nullptr) << reason;
     return result;
   }
+  std::unique_ptr<Backend> open(int threads) { return open(BackendOptions{threads}); }
 
   Random random_;
   testing::ScopedTrace trace_{__FILE__, __LINE__, "COPPICE_TEST_SEED=" + std::to_string(random_.seed())};
@@ -244,6 +255,11 @@ void expect_error(ErrorKind kind, const std::string& fragment, F&& f) {
 
 #define COPPICE_FOR_ALL_BACKENDS(suite)                                                        \
   INSTANTIATE_TEST_SUITE_P(Backends, suite, testing::ValuesIn(coppice::test::backend_cases()), \
+                           coppice::test::backend_name)
+
+/// For what only the CPU's classes promise.
+#define COPPICE_FOR_CPU_BACKENDS(suite)                                                    \
+  INSTANTIATE_TEST_SUITE_P(Backends, suite, testing::ValuesIn(coppice::test::cpu_cases()), \
                            coppice::test::backend_name)
 
 }  // namespace coppice::test

@@ -492,14 +492,8 @@ TEST_P(VectorMathTest, Logistic) {
   expect_accurate(kernels().logistic, [](double x) { return logistic(x); });
 }
 
-std::vector<BackendCase> cpu_cases() {
-  std::vector<BackendCase> cases = backend_cases();
-  std::erase_if(cases, [](const BackendCase& c) { return c.device != "cpu"; });
-  return cases;
-}
-
 COPPICE_FOR_ALL_BACKENDS(RecurrenceTest);
-INSTANTIATE_TEST_SUITE_P(Backends, VectorMathTest, testing::ValuesIn(cpu_cases()), backend_name);
+COPPICE_FOR_CPU_BACKENDS(VectorMathTest);
 
 }  // namespace
 }  // namespace coppice::test
