@@ -4,6 +4,10 @@
 
 #include "kernels/cuda/status.hpp"
 
+#ifndef COPPICE_CUDA_ON_HOST
+#include <cooperative_groups.h>
+#endif
+
 // How kernels are written and launched here, so that the same sources compile with nvcc and, for the tests, as
 // plain C++ that is executed on the host (tests/cuda_on_host): no <<<>>>, no bare __shared__, no bare inline PTX.
 
@@ -14,6 +18,9 @@
 #define COPPICE_DYNAMIC_SHARED(T, name)                          \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   T* const name = reinterpret_cast<T*>(name##_bytes)
+/// All threads of all blocks wait for each other here, and see what the others wrote before. Only in a kernel that was
+/// started by launch_cooperative, and by every thread of it.
+#define COPPICE_GRID_BARRIER() ::cooperative_groups::this_grid().sync()
 #endif
 
 namespace coppice::cuda {

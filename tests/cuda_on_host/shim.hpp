@@ -17,9 +17,6 @@
 #define __constant__ static
 #undef __grid_constant__
 #define __grid_constant__
-#ifndef __CUDA_ARCH_FEAT_SM90_ALL  // names that headers test for, not defined here on purpose
-#endif
-
 /// A fresh object for every block.
 #define COPPICE_SHARED(T, name, dims)             \
   static const char name##_key = 0;               \
@@ -31,4 +28,13 @@
 
 #define COPPICE_GRID_BARRIER() ::coppice::cuda_on_host::grid_barrier(std::source_location::current())
 
+// The headers take kernels by their type for nvcc only.
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute, int value) {
+  return ::cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+template <class... Parameters>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*kernel)(Parameters...)) {
+  return ::cudaFuncGetAttributes(attributes, reinterpret_cast<const void*>(kernel));
+}
 #define cudaLaunchKernelEx ::coppice::cuda_on_host::launch_kernel
