@@ -11,7 +11,9 @@
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
+constexpr bool kAddressSanitizer = true;
 #else
+constexpr bool kAddressSanitizer = false;
 #define ASAN_POISON_MEMORY_REGION(begin, bytes) (static_cast<void>(begin), static_cast<void>(bytes))
 #define ASAN_UNPOISON_MEMORY_REGION(begin, bytes) (static_cast<void>(begin), static_cast<void>(bytes))
 #endif
@@ -19,7 +21,8 @@
 namespace coppice::cuda_on_host {
 namespace {
 
-constexpr size_t kDeviceAlignment = 256;  // what cudaMalloc promises
+constexpr size_t kPage = 4096;
+constexpr size_t kDeviceAlignment = 256;  // what cudaMalloc promises, and no more
 constexpr int kPoison = 0xff;             // NaN as a float, -1 as an index
 
 struct Tables {
@@ -41,9 +44,33 @@ const Block* find(const std::map<const char*, Block>& blocks, const void* addres
   return block.contains(address, 0) ? &block : nullptr;
 }
 
+size_t whole_pages(size_t bytes) {
+  return (bytes + kPage - 1) / kPage * kPage;
+}
+
+/// Under AddressSanitizer its own heap, with red zones and a quarantine. Elsewhere pages that end where the
+/// memory does, before one that can't be touched, and that are gone when it is freed.
+void* take(size_t bytes) {
+  if constexpr (kAddressSanitizer) {
+    void* data = nullptr;
+    return posix_memalign(&data, kDeviceAlignment, bytes) == 0 ? data : nullptr;
+  }
+  const size_t pages = whole_pages(bytes);
+  void* const begin =
+      mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (begin == MAP_FAILED) return nullptr;
+  mprotect(static_cast<char*>(begin) + pages, kPage, PROT_NONE);
+  return static_cast<char*>(begin) + (pages - bytes) / kDeviceAlignment * kDeviceAlignment;
+}
+void give_back(void* data, size_t bytes) {
+  if constexpr (kAddressSanitizer) return std::free(data);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data) / kPage * kPage;
+  munmap(reinterpret_cast<void*>(begin), whole_pages(bytes) + kPage);
+}
+
 void* allocate(Block block) {
-  void* data = nullptr;
-  if (posix_memalign(&data, kDeviceAlignment, block.bytes) != 0) return nullptr;
+  void* const data = take(block.bytes);
+  if (data == nullptr) return nullptr;
   std::memset(data, kPoison, block.bytes);
   block.begin = static_cast<const char*>(data);
   std::erase_if(tables().freed, [&](const auto& entry) {
@@ -57,9 +84,10 @@ bool release(void* data, bool device) {
   const auto found = tables().live.find(static_cast<const char*>(data));
   if (found == tables().live.end() || found->second.device != device) return false;
   ASAN_UNPOISON_MEMORY_REGION(data, found->second.bytes);
+  const size_t bytes = found->second.bytes;
   tables().freed.insert(*found);
   tables().live.erase(found);
-  std::free(data);
+  give_back(data, bytes);
   return true;
 }
 

@@ -260,6 +260,7 @@ void switch_to(int thread) {
 /// The running thread waits: another one goes on. Comes back when it was made ready and picked.
 void give_way() {
   Scheduler& s = scheduler();
+  const int self = s.running;
   const int next = s.ready.take();
   if (next < 0) deadlock();
   if (next != self) switch_to(next);

@@ -55,7 +55,8 @@ std::string demangle(const std::string& name) {
   std::string result = plain;
   std::free(plain);
   // Of "void coppice::cuda::(anonymous namespace)::add<float>(int, float*)" the parameters say nothing.
-  for (const std::string_view noise : {"(anonymous namespace)::", "coppice::cuda::", "void "})
+  for (const std::string_view noise :
+       {"(anonymous namespace)::", "coppice::cuda::", "coppice::cuda_on_host::", "void "})
     for (size_t at; (at = result.find(noise)) != std::string::npos;) result.erase(at, noise.size());
   int depth = 0;
   for (size_t i = 0; i < result.size(); ++i) {

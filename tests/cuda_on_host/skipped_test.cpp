@@ -1,0 +1,5 @@
+#include <gtest/gtest.h>
+
+TEST(CudaOnHost, Skipped) {
+  GTEST_SKIP() << COPPICE_WHY_NOT;
+}
