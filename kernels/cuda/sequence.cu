@@ -363,7 +363,11 @@ template <int kGroup, int W, bool kCached>
 __global__ void __launch_bounds__(kGroup == kWarp ? kThreads : kGroup, kGroup == kWarp ? 1 : kBlocksResident)
     softmax_rows(MatrixView<const float> logits, const int32_t* targets, float scale, MatrixView<float> d,
                  RowResult* results) {
-  COPPICE_DYNAMIC_SHARED(float, cache);
+  float* cache = nullptr;
+  if constexpr (kCached) {
+    COPPICE_DYNAMIC_SHARED(float, row);
+    cache = row;
+  }
   const int cols = static_cast<int>(logits.cols);  // classes are counted in 32 bits
   const int start = static_cast<int>(threadIdx.x) * W;
   const int64_t r = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
