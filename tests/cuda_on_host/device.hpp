@@ -50,6 +50,14 @@ void call_kernel(const void* function, void** arguments) {
   (std::index_sequence_for<Parameters...>{});
 }
 
+/// What lies between the members is left over from the stack, and could pass for a pointer to it.
+template <class T>
+void clear_padding([[maybe_unused]] T& argument) {
+#if __has_builtin(__builtin_clear_padding)
+  __builtin_clear_padding(const_cast<std::remove_const_t<T>*>(&argument));
+#endif
+}
+
 /// cudaLaunchKernelEx: goes through the ordinary C entry point, which copies the arguments.
 template <class... Parameters>
 cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
@@ -62,6 +70,7 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Param
       {sizeof(Parameters), alignof(Parameters), std::is_pointer_v<Parameters>}..., {0, 0, false}};
   const auto function = reinterpret_cast<const void*>(kernel);
   register_kernel(function, {&call_kernel<Parameters...>, parameters, sizeof...(Parameters)});
+  (clear_padding(arguments), ...);
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))..., nullptr};
   return cudaLaunchKernelExC(config, function, pointers);
 }
