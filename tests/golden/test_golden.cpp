@@ -29,7 +29,7 @@ Floats read(const WeightFile& file, const std::string& name) {
 
 /// Device copies that live as long as the test.
 struct Device {
-  std::unique_ptr<Backend> backend = open_backend("cpu");
+  std::unique_ptr<Backend> backend = open_test_backend();
   std::vector<Buffer> buffers;
 
   MatrixView<float> matrix(int64_t rows, int64_t cols, const std::vector<float>& values = {}) {

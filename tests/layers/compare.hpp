@@ -9,6 +9,7 @@
 
 #include "engine/model/network.hpp"
 #include "tests/reference/cases.hpp"
+#include "tests/test_device.hpp"
 
 namespace coppice::test {
 

@@ -82,7 +82,7 @@ TEST(Layers, GradientContract) {
     for (float& value : values) value = normal(generator);
     return values;
   };
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   for (Subject& subject : subjects()) {
     Layer& layer = *subject.layer;
     SCOPED_TRACE(testing::Message() << subject.kind << " of " << layer.outputs());
@@ -148,7 +148,7 @@ TEST(Layers, GradientContract) {
 }
 
 TEST(Layers, BidirectionalLastStepTakesBothEnds) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   const auto layer = make_last_step(4, true);
   ParameterStore store(*backend, {{.name = "none", .shape = {1}}});
   layer->bind(store);
@@ -170,7 +170,7 @@ TEST(Layers, BidirectionalLastStepTakesBothEnds) {
 }
 
 TEST(Layers, DropoutKeepsTheMean) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   const auto layer = make_dropout(100, 0.3, 2);
   ParameterStore store(*backend, {{.name = "none", .shape = {1}}});
   layer->bind(store);

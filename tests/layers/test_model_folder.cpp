@@ -81,7 +81,7 @@ class ModelFolder : public testing::Test {
     EXPECT_EQ(a.backend().download(a.store().values()), b.backend().download(b.store().values()));
   }
 
-  std::unique_ptr<Backend> backend_ = open_backend("cpu");
+  std::unique_ptr<Backend> backend_ = open_test_backend();
   fs::path folder_;
   Vocabulary vocabulary_;
   ModelConfig config_;
@@ -286,7 +286,7 @@ TEST(TrainedModel, BrontesCharactersScoreAsPublished) {
   const std::vector<int32_t> ids = encode_text(
       "corpus.txt", read_file(data_path("charlm_bronte/corpus.txt").string()), DataConfig(), *vocabulary);
 
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   const ModelConfig config = model_of_weights(path, {});
   EXPECT_EQ(config.cell, "lstm");
   EXPECT_EQ(config.hidden, 128);

@@ -75,7 +75,7 @@ TEST_P(Networks, MatchTheReference) {
   const std::vector<double> state = random_state(c, generator);
   const RandomStream random{seed, 5};
 
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   upload(network, tensors);
   const auto set_state = [&] {
@@ -152,7 +152,7 @@ TEST(Network, TwoCarriedBatchesAreOneLongSequence) {
     SCOPED_TRACE(testing::Message() << cell.name << " seed " << seed);
     std::mt19937 generator(seed);
     const Batch whole = random_batch(c, generator);
-    const auto backend = open_backend("cpu");
+    const auto backend = open_test_backend();
     Network network(*backend, c.config, c.data);
     upload(network, random_tensors(c, generator));
     const std::vector<float> expected = network.logits(whole);
@@ -179,7 +179,7 @@ TEST(Network, SavedStateGoesOnWithTheSameBits) {
   const Case c = language_model();
   std::mt19937 generator(1);
   Batch batch = random_batch(c, generator);
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   network.initialise(7);
   network.evaluate(batch);
@@ -202,7 +202,7 @@ TEST(Network, SameBitsForAnyNumberOfThreads) {
   const Batch batch = random_batch(c, generator);
   std::vector<float> expected;
   for (const int threads : {1, 2, 3}) {
-    const auto backend = open_backend("cpu", {.threads = threads});
+    const auto backend = open_test_backend(threads);
     Network network(*backend, c.config, c.data);
     network.initialise(7);
     network.accumulate_gradients(batch, "mean", {11, 1});
@@ -217,7 +217,7 @@ TEST(Network, RunsSparse) {
   c.config.hidden = 64;
   std::mt19937 generator(5);
   const Batch batch = random_batch(c, generator);
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   reference::Tensors<double> tensors = random_tensors(c, generator);
   for (auto& [name, tensor] : tensors) {
@@ -242,7 +242,7 @@ TEST(Network, LearnsNothingFromTargetsThatDoNotCount) {
   std::mt19937 generator(9);
   Batch batch = random_batch(c, generator);
   std::fill(batch.targets.begin(), batch.targets.end(), -1);
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   network.initialise(1);
   network.accumulate_gradients(batch, "mean", {});
@@ -274,7 +274,7 @@ std::string message_of(F&& call) {
 }
 
 TEST(Network, RefusesModelsThatMakeNoSense) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   const auto expect = [&](const char* part, auto&& change) {
     Case c = language_model();
     change(c);
@@ -295,7 +295,7 @@ TEST(Network, RefusesModelsThatMakeNoSense) {
 
 TEST(Network, RefusesBatchesThatDoNotFit) {
   const Case c = language_model();
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   const auto expect = [&](const char* part, auto&& change) {
     std::mt19937 generator(2);

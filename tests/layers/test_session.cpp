@@ -45,7 +45,7 @@ TEST(Session, StepsAsTheNetworkReads) {
       const unsigned seed = std::random_device{}();
       SCOPED_TRACE(testing::Message() << cell.name << " seed " << seed);
       std::mt19937 generator(seed);
-      const auto backend = open_backend("cpu");
+      const auto backend = open_test_backend();
       Network network(*backend, c.config, c.data);
       upload(network, random_tensors(c, generator));
       prune(network);
@@ -87,7 +87,7 @@ TEST(Session, StepsAsTheNetworkReads) {
 
 TEST(Session, StreamsAreApart) {
   const Case c = model("lstm");
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   network.initialise(5);
   Session pair(network, {.streams = 2}), single(network);
@@ -109,7 +109,7 @@ TEST(Session, StreamsAreApart) {
 
 TEST(Session, FromAFolderWithALayoutForEachMatrix) {
   const Case c = model("gru");
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   network.initialise(5);
   prune(network);
@@ -134,7 +134,7 @@ TEST(Session, FromAFolderWithALayoutForEachMatrix) {
 
 TEST(Session, AMatrixThatNothingWasCutFromStaysDense) {
   const Case c = model("lstm");
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   network.initialise(5);
   const Session session(network, {.layout = "csr", .layouts = {{"decoder.weight", "csr"}}});
@@ -144,7 +144,7 @@ TEST(Session, AMatrixThatNothingWasCutFromStaysDense) {
 
 TEST(Session, Refusals) {
   Case c = model("lstm");
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   Network network(*backend, c.config, c.data);
   EXPECT_THROW(Session(network, {.streams = 0}), Error);
   EXPECT_THROW(Session(network, {.layout = "origami"}), Error);

@@ -11,7 +11,7 @@ namespace coppice::test {
 namespace {
 
 TEST(ParameterStore, LaysSegmentsOnBlocks) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   ParameterStore store(
       *backend, {{.name = "a", .shape = {3, 5}}, {.name = "b", .shape = {65}}, {.name = "c", .shape = {64}}});
   EXPECT_EQ(store.segment("a").offset, 0);
@@ -34,7 +34,7 @@ TEST(ParameterStore, LaysSegmentsOnBlocks) {
 }
 
 TEST(ParameterStore, MaskBits) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   ParameterStore store(*backend, {{.name = "a", .shape = {70}}, {.name = "b", .shape = {64}}});
   const uint64_t ones = ~uint64_t{0};
   EXPECT_FALSE(store.masked());
@@ -52,7 +52,7 @@ TEST(ParameterStore, MaskBits) {
 }
 
 TEST(ParameterStore, NamesShapesAndGatesArePyTorchs) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   reference::Case c;
   c.config.cell = "gru";
   c.config.hidden = 5;
@@ -119,7 +119,7 @@ void expect_uniform(const Network& network, const char* name, double range) {
 }
 
 TEST(Initialise, PyTorch) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   const auto c = model("pytorch");
   Network network(*backend, c.config, c.data);
   network.initialise(3);
@@ -134,7 +134,7 @@ TEST(Initialise, PyTorch) {
 }
 
 TEST(Initialise, Uniform) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   const auto c = model("uniform");
   Network network(*backend, c.config, c.data);
   network.initialise(3);
@@ -143,7 +143,7 @@ TEST(Initialise, Uniform) {
 }
 
 TEST(Initialise, Keras) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   for (const char* cell : {"lstm", "rnn_tanh", "gru"}) {
     const auto c = model("keras", cell);
     Network network(*backend, c.config, c.data);
@@ -177,7 +177,7 @@ TEST(Initialise, Keras) {
 }
 
 TEST(Initialise, DependsOnSeedAndNameAlone) {
-  const auto backend = open_backend("cpu");
+  const auto backend = open_test_backend();
   auto c = model("pytorch");
   Network two(*backend, c.config, c.data);
   two.initialise(3);

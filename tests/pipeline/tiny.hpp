@@ -14,6 +14,7 @@
 #include "engine/config/recipe.hpp"
 #include "engine/files/weight_file.hpp"
 #include "engine/pipeline.hpp"
+#include "tests/test_device.hpp"
 
 namespace coppice::test {
 
@@ -54,7 +55,7 @@ inline Recipe text_recipe(const fs::path& text) {
   Recipe recipe;
   recipe.name = "tiny text";
   recipe.threads = 1;
-  recipe.device = "cpu";
+  recipe.device = test_device();
   recipe.data.train = text.string();
   recipe.data.batch_size = 5;
   recipe.data.steps = 6;
@@ -79,7 +80,7 @@ inline Recipe generated_recipe() {
   Recipe recipe;
   recipe.name = "tiny sequences";
   recipe.threads = 1;
-  recipe.device = "cpu";
+  recipe.device = test_device();
   recipe.data.kind = "generated";
   recipe.data.train_sequences = 600;
   recipe.data.valid_sequences = 200;

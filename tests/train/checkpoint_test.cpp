@@ -48,7 +48,7 @@ PruneConfig gradual_config() {
 /// Stopped at the reads listed in `stops` and taken up again from the file each time, in a network and a
 /// trainer that are new.
 Outcome train(Task task, const std::vector<int64_t>& stops, bool gradual, int threads, const Folder& folder) {
-  const auto backend = open_backend("cpu", {.threads = threads});
+  const auto backend = test::open_test_backend(threads);
   const PruneConfig prune = gradual_config();
   Outcome outcome;
   Checkpoint checkpoint;

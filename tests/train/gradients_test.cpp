@@ -19,7 +19,7 @@ std::vector<float> host(Network& network, VectorView<float> view) {
 }
 
 TEST(Gradients, AreTheSumsOverTheBatchesAsked) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 9);
   const auto network = small_network(*backend, Task::language_model, 0.5);  // a pass draws no dropout
   PruneConfig config;
@@ -53,7 +53,7 @@ TEST(Gradients, AreTheSumsOverTheBatchesAsked) {
 }
 
 TEST(Gradients, OfAllSequencesAtOnceAreThoseOfTheMeanLoss) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::classification, 6);
   const auto network = small_network(*backend, Task::classification);
   PruneConfig config;
@@ -82,7 +82,7 @@ TEST(Gradients, OfAllSequencesAtOnceAreThoseOfTheMeanLoss) {
 }
 
 TEST(Gradients, OneStatisticAloneIsTheSame) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 5);
   const auto network = small_network(*backend, Task::language_model);
   const GradientStatistics all = collect_gradients(*network, source, {}, "mean");
@@ -96,7 +96,7 @@ TEST(Gradients, OneStatisticAloneIsTheSame) {
 }
 
 TEST(Gradients, TextIsNotJoined) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 6);
   const auto network = small_network(*backend, Task::language_model);
   PruneConfig config;
@@ -105,7 +105,7 @@ TEST(Gradients, TextIsNotJoined) {
 }
 
 TEST(Gradients, ComeBackFromTheFile) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 3);
   const auto network = small_network(*backend, Task::language_model);
   const GradientStatistics found = collect_gradients(*network, source, {}, "mean");
@@ -122,7 +122,7 @@ TEST(Gradients, ComeBackFromTheFile) {
 }
 
 TEST(Gradients, ThatAreNotNumbersAreAnError) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 3);
   const auto network = small_network(*backend, Task::language_model);
   const Segment& segment = network->store().segment("decoder.bias");

@@ -32,7 +32,7 @@ TEST(Gradual, RoundsFallByOneFactor) {
 }
 
 TEST(Gradual, CutsWhereTheScheduleSays) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   const auto network = small_network(*backend, Task::language_model);
   PruneConfig config;
   config.schedule = "gradual";
@@ -49,7 +49,7 @@ TEST(Gradual, CutsWhereTheScheduleSays) {
 }
 
 TEST(Gradual, RefusesStepsThatDontFit) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   const auto network = small_network(*backend, Task::language_model);
   const auto refuses = [&](auto change) {
     PruneConfig config;
@@ -65,7 +65,7 @@ TEST(Gradual, RefusesStepsThatDontFit) {
 }
 
 TEST(Gradual, CutsMoreAndMoreAndNeverLess) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   for (const char* criterion : {"magnitude", "taylor", "taylor-absolute", "fisher", "gradient", "random"}) {
     SCOPED_TRACE(criterion);
     SmallSource source(Task::language_model, 10);

@@ -8,6 +8,7 @@
 #include "engine/model/network.hpp"
 #include "engine/train/trainer.hpp"
 #include "kernels/backend.hpp"
+#include "tests/test_device.hpp"
 
 namespace coppice::test {
 

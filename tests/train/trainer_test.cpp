@@ -116,7 +116,7 @@ TrainerSetup setup_of(const Case& c, BatchSource& train, int64_t epochs) {
 }
 
 TEST(Trainer, FollowsEveryOptimizerInDouble) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
     constexpr int64_t kEpochs = 2, kBatches = 7;
@@ -150,7 +150,7 @@ TEST(Trainer, FollowsEveryOptimizerInDouble) {
 }
 
 TEST(Trainer, LearnsAndReportsFallingLosses) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   for (Task task : {Task::language_model, Task::classification}) {
     SmallSource source(task, 9), valid(task, 3, 99);
     const auto network = small_network(*backend, task);
@@ -172,7 +172,7 @@ TEST(Trainer, LearnsAndReportsFallingLosses) {
 }
 
 TEST(Trainer, CutWeightsStayZeroThroughEveryOptimizer) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
     SmallSource source(Task::language_model, 6);
@@ -217,7 +217,7 @@ TEST(Trainer, CutWeightsStayZeroThroughEveryOptimizer) {
 }
 
 TEST(Trainer, StopsEarlyAndKeepsTheBest) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 5), valid(Task::language_model, 2, 99);
   const auto network = small_network(*backend, Task::language_model);
   Case wild{"sgd", {}, 0.0};
@@ -243,7 +243,7 @@ TEST(Trainer, StopsEarlyAndKeepsTheBest) {
 }
 
 TEST(Trainer, StopsAtMaxSteps) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::language_model, 5);
   const auto network = small_network(*backend, Task::language_model);
   TrainerSetup setup = setup_of(cases()[0], source, 50);
@@ -258,7 +258,7 @@ TEST(Trainer, StopsAtMaxSteps) {
 
 /// Rate beyond all bounds: the loss overflows.
 TEST(Trainer, NamesThePlaceWhereTheLossIsLost) {
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   SmallSource source(Task::classification, 5);
   const auto network = small_network(*backend, Task::classification);
   std::vector<float> values = values_of(*network);
@@ -290,7 +290,7 @@ TEST(Trainer, BlamesTheDataForWhatTheyHold) {
       if (index == 3) batch.features[(2 * kBatch + 1) * kInputs + 3] = std::numeric_limits<float>::infinity();
     }
   };
-  const auto backend = open_backend("cpu", {.threads = 1});
+  const auto backend = test::open_test_backend(1);
   Poisoned source(Task::classification, 5);
   const auto network = small_network(*backend, Task::classification);
   backend->upload(std::vector<float>(static_cast<size_t>(network->store().size()), 0.0f),
