@@ -181,7 +181,7 @@ std::vector<int> incremented(std::vector<int> x) {
 
 TEST(Faults, OutOfBounds) {
   expect_right(increment, numbers(), nothing(), incremented(numbers()));
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
   EXPECT_EXIT(result_of(increment, Version::wrong, numbers(), nothing()), ExitedWithCode(1),
               "heap-buffer-overflow");
 #endif
@@ -193,7 +193,7 @@ TEST(Faults, OutOfBoundsInSharedMemory) {
   expected.push_back(0);
   expected[255] = 0;
   expect_right(shift_in_shared, numbers(512), nothing(512), expected);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
   EXPECT_EXIT(result_of(shift_in_shared, Version::wrong, numbers(512), nothing(512)), ExitedWithCode(1),
               "heap-buffer-overflow|out of bounds");
 #endif
@@ -205,7 +205,7 @@ TEST(Faults, MisalignedVectorLoad) {
   expect_right(copy_quads, numbers(64), nothing(64), expected);
   expect_right(copy_plain_quads, numbers(64), nothing(64), expected);
   expect_fault(copy_quads, "misaligned access: .* 16 bytes; kernel copy_quads", 64);
-#ifdef __SANITIZE_ADDRESS__  // with UndefinedBehaviorSanitizer beside it
+#ifdef COPPICE_CUDA_BOUNDS  // with UndefinedBehaviorSanitizer beside it
   EXPECT_EXIT(result_of(copy_plain_quads, Version::wrong, numbers(64), nothing(64)), ExitedWithCode(1),
               "misaligned address");
 #endif
@@ -218,10 +218,11 @@ TEST(Faults, NoDynamicSharedMemory) {
   std::vector<int> expected(256);
   std::iota(expected.rbegin(), expected.rend(), 0);
   expect_right(kernel, numbers(256), nothing(256), expected);
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
   EXPECT_EXIT(result_of(kernel, Version::wrong, numbers(256), nothing(256)), ExitedWithCode(1), "SEGV");
-#elif !defined(__SANITIZE_THREAD__)
-  EXPECT_EXIT(result_of(kernel, Version::wrong, numbers(256), nothing(256)), testing::KilledBySignal(SIGSEGV), "");
+#elif !defined(COPPICE_CUDA_RACES)
+  EXPECT_EXIT(result_of(kernel, Version::wrong, numbers(256), nothing(256)), testing::KilledBySignal(SIGSEGV),
+              "");
 #endif
 }
 
@@ -336,7 +337,7 @@ TEST(Faults, GraphWithFreedMemory) {
 }
 
 TEST(Faults, HostCodeTouchesDeviceMemory) {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
   const OnDevice<int> x(numbers());
   EXPECT_EXIT(std::exit(x.data()[3]), ExitedWithCode(1), "use-after-poison");
 #endif

@@ -6,7 +6,7 @@
 
 #include "tests/cuda_on_host/emulator.hpp"
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -107,7 +107,7 @@ void Fiber::go_on() {
 #endif
   previous_fiber = &from;
   current_fiber = this;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
   __sanitizer_start_switch_fiber(&from.fake_stack_, bottom_, size_);
 #endif
   coppice_switch_stack(&from.stack_pointer_, stack_pointer_);
@@ -115,7 +115,7 @@ void Fiber::go_on() {
 }
 
 void Fiber::arrived() {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
   const void* bottom = nullptr;
   size_t size = 0;
   __sanitizer_finish_switch_fiber(current_fiber->fake_stack_, &bottom, &size);

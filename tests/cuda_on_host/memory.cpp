@@ -9,7 +9,7 @@
 #include "tests/cuda_on_host/emulator.hpp"
 #include "tests/cuda_on_host/settings.hpp"
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef COPPICE_CUDA_BOUNDS
 #include <sanitizer/asan_interface.h>
 constexpr bool kAddressSanitizer = true;
 #else

@@ -42,7 +42,7 @@ inline constexpr struct {
 } kOrders[] = {
     {Order::forward, 1}, {Order::reverse, 1}, {Order::random, 1}, {Order::random, 2}, {Order::random, 3}};
 
-#ifdef __SANITIZE_THREAD__
+#ifdef COPPICE_CUDA_RACES
 inline constexpr bool kWatchesRaces = true;
 #else
 inline constexpr bool kWatchesRaces = false;

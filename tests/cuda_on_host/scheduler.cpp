@@ -185,6 +185,8 @@ struct Scheduler {
   const Launch* launch = nullptr;  // null when no kernel runs
   int threads = 0;                 // of a block
   int running = -1;                // of the wave
+  int number = 0;                  // of the running thread in its block
+  BlockState* block = nullptr;     // of the running thread
   int alive = 0;                   // of the wave
   std::vector<Thread> wave;
   std::vector<BlockState> blocks;  // of the wave
@@ -201,9 +203,8 @@ struct Scheduler {
   char finished = 0;
   char shared_made = 0;
 
-  BlockState& block() { return blocks[static_cast<size_t>(running / threads)]; }
-  int thread_in_block() const { return running % threads; }
-  Warp& warp() { return block().warps[static_cast<size_t>(thread_in_block() / kWarp)]; }
+  int lane() const { return number % kWarp; }
+  Warp& warp() const { return block->warps[static_cast<size_t>(number / kWarp)]; }
 };
 /// Never destroyed: its fibers are still standing on their stacks.
 Scheduler& scheduler() {
@@ -226,9 +227,12 @@ char* fresh_order() {
 /// Makes `thread` the running one as far as the built-in variables go.
 void become(int thread) {
   Scheduler& s = scheduler();
+  const int place = s.blocks.size() == 1 ? 0 : thread / s.threads;
   s.running = thread;
-  blockIdx = s.blocks[static_cast<size_t>(thread / s.threads)].index;
-  threadIdx = s.thread_index[static_cast<size_t>(thread % s.threads)];
+  s.number = thread - place * s.threads;
+  s.block = &s.blocks[static_cast<size_t>(place)];
+  blockIdx = s.block->index;
+  threadIdx = s.thread_index[static_cast<size_t>(s.number)];
 }
 
 void switch_to(int thread) {
@@ -331,7 +335,7 @@ void end_thread() {
   --s.alive;
   ++s.counters.threads;
 
-  const unsigned bit = 1u << (s.thread_in_block() % kWarp);
+  const unsigned bit = 1u << (s.lane());
   Warp& warp = s.warp();
   warp.live &= ~bit;
   for (uint64_t open = warp.open; open != 0; open &= open - 1) {
@@ -343,7 +347,7 @@ void end_thread() {
   if (s.grid.arrived > 0)
     fault("deadlock", "a thread ends while others wait in the grid barrier at {}", describe(s.grid.location));
   --s.grid.expected;
-  Barrier& barrier = s.block().barrier;
+  Barrier& barrier = s.block->barrier;
   --barrier.expected;
   release_if_complete(barrier);
 }
@@ -449,7 +453,7 @@ void run(const Launch& launch) {
   if (settings().order == Order::random && !kWatchRaces) at_once = std::min<int64_t>(blocks, kMixedBlocks);
   if (launch.cooperative) at_once = blocks;
   order_blocks(s.block_order, blocks);
-  if (s.blocks.size() < static_cast<size_t>(at_once)) s.blocks.resize(static_cast<size_t>(at_once));
+  s.blocks.resize(static_cast<size_t>(at_once));
   // Nothing may be allocated by a thread: ThreadSanitizer would take the memory for the thread's own.
   const size_t threads_at_once = static_cast<size_t>(at_once * s.threads);
   s.wave.reserve(threads_at_once);
@@ -515,11 +519,11 @@ int find_meeting(Warp& warp, int lane, unsigned mask, const Location& location) 
 
 unsigned lane() {
   Scheduler& s = inside_kernel("a warp operation");
-  return static_cast<unsigned>(s.thread_in_block() % kWarp);
+  return static_cast<unsigned>(s.lane());
 }
 
 int block_barrier(bool predicate, BarrierResult result, const Location& location) {
-  Barrier& barrier = inside_kernel("__syncthreads").block().barrier;
+  Barrier& barrier = inside_kernel("__syncthreads").block->barrier;
   arrive(barrier, Wait::block, predicate, location);
   switch (result) {
     case BarrierResult::count:
@@ -544,7 +548,7 @@ void grid_barrier(const Location& location) {
 const uint64_t* rendezvous(unsigned mask, WarpOperation operation, uint64_t value, const Location& location) {
   Scheduler& s = inside_kernel("a warp operation");
   Warp& warp = s.warp();
-  const int lane = s.thread_in_block() % kWarp;
+  const int lane = s.lane();
   if ((mask >> lane & 1) == 0)
     fault("wrong mask", "lane {} calls with mask {:#010x}, which leaves it out, at {}", lane, mask,
           describe(location));
@@ -610,7 +614,7 @@ void at_atomic() {
 
 void* shared_object(const void* key, size_t bytes, size_t alignment) {
   Scheduler& s = inside_kernel("shared memory");
-  BlockState& block = s.block();
+  BlockState& block = *s.block;
   const auto same_key = [key](const SharedObject& object) { return object.key == key; };
   auto found = std::find_if(block.shared.begin(), block.shared.end(), same_key);
   if (found == block.shared.end()) {
