@@ -14,6 +14,8 @@ class DenseWeight final : public CudaWeight {
   std::string_view layout() const override { return "dense"; }
   int64_t nonzeros() const override { return out() * in(); }
   int64_t bytes() const override { return nonzeros() * static_cast<int64_t>(sizeof(float)); }
+  /// The caller's values [out, in], as they are now.
+  MatrixView<const float> values() const { return values_; }
 
  protected:
   void refresh_impl(MatrixView<const float> values) override;

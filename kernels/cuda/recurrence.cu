@@ -3,7 +3,9 @@
 #include "kernels/cuda/cells.cuh"
 #include "kernels/cuda/context.hpp"
 #include "kernels/cuda/cuda_weight.hpp"
+#include "kernels/cuda/dense.hpp"
 #include "kernels/cuda/graph_cache.hpp"
+#include "kernels/cuda/persistent.hpp"
 
 // The time loop: at each step the recurrent product, by whatever layout the weight has, and one kernel for
 // all that is left. The whole loop is captured and replayed as one graph.
@@ -91,6 +93,16 @@ ForwardStep describe(const RecurrenceForward& s, int64_t t, const float* product
   return step;
 }
 
+StepDistance distance_of(const RecurrenceForward& s) {
+  const int64_t direction = s.reverse ? -1 : 1, rows = direction * s.batch;
+  return {direction,
+          rows * s.gates.stride,
+          rows * s.hidden_states.stride,
+          rows * s.cell_states.stride,
+          rows * s.candidate_hidden.stride,
+          rows * s.output.stride};
+}
+
 /// `s.d_hidden` and, for LSTM, `s.d_cell` are there.
 BackwardStep describe(const RecurrenceBackward& s, int64_t t, bool adds_product) {
   const int64_t row = t * s.batch, before = row_before(s, t), after = row_after(s, t);
@@ -156,6 +168,13 @@ class CudaRecurrence final : public RecurrenceOps {
     float* product = s.cell == Cell::gru ? product_.reserve<float>(s.batch * width) : nullptr;
     const auto* weight = dynamic_cast<const CudaWeight*>(s.recurrent);
     if (weight == nullptr) return run_forward(s, product);  // one that promises nothing about captures
+    if (const auto* dense = dynamic_cast<const DenseWeight*>(weight)) {
+      const int64_t first = s.reverse ? s.steps - 1 : 0;
+      if (run_persistently(context_, s.cell, dense->values(), describe(s, first, product), distance_of(s),
+                           s.steps, product)) {
+        return;
+      }
+    }
     GraphKey key = common_key(s, *weight);
     key.add(s.candidate_bias);
     key.add(s.output);

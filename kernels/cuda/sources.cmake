@@ -11,6 +11,7 @@ set(COPPICE_CUDA_HOST_SOURCES
   layouts/cusparse.cpp
 )
 set(COPPICE_CUDA_KERNEL_SOURCES
+  persistent.cu
   recurrence.cu
   sequence.cu
   start_rows.cu

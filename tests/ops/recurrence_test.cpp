@@ -281,6 +281,21 @@ TEST_P(RecurrenceTest, WideLayersAgreeWithReference) {
   });
 }
 
+// A device may keep a small weight at hand for all steps of a few streams: around the numbers of streams and
+// units that it can hold.
+TEST_P(RecurrenceTest, FewStreamsAgreeWithReference) {
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    const auto agrees = [&](int64_t B, int64_t H) {
+      RecurrenceReference r = random_recurrence(random_, cell, reverse, with_lengths, 6, B, H);
+      check(r, "dense");
+    };
+    for (const int64_t B : {1, 2, 4, 5, 8, 9}) {
+      if (!HasFatalFailure()) agrees(B, random_.one_of(std::vector<int64_t>{20, 33}));
+    }
+    if (!HasFatalFailure()) agrees(3, random_.one_of(std::vector<int64_t>{64, 65, 140}));
+  });
+}
+
 // A device may record a sequence and replay it; what it replays must be this run and not an earlier one.
 TEST_P(RecurrenceTest, RepeatsWithOtherInputsInTheSameMemory) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
