@@ -70,8 +70,8 @@ Settings* read_environment() {
   if (const char* text = std::getenv("COPPICE_CUDA_ORDER")) read_order(text, *settings);
   if (const char* text = std::getenv("COPPICE_CUDA_DEVICES"))
     settings->devices = parse<int>("COPPICE_CUDA_DEVICES", text);
-  if (const char* text = std::getenv("COPPICE_CUDA_MEMORY"))
-    settings->device_memory = parse<size_t>("COPPICE_CUDA_MEMORY", text);
+  if (const char* text = std::getenv("COPPICE_CUDA_TOTAL_MEMORY"))
+    settings->device_memory = parse<size_t>("COPPICE_CUDA_TOTAL_MEMORY", text);
   if (const char* text = std::getenv("COPPICE_CUDA_MULTIPROCESSORS"))
     settings->multiprocessors = parse<int>("COPPICE_CUDA_MULTIPROCESSORS", text);
   if (const char* text = std::getenv("COPPICE_CUDA_FAIL")) read_failures(text);

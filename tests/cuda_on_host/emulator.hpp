@@ -16,7 +16,7 @@
 //   COPPICE_CUDA_ORDER=forward|reverse|random:SEED   in which order threads and blocks run (forward)
 //   COPPICE_CUDA_FAIL=CALL:AFTER:STATUS[:TIMES],...  calls that fail, see fail_call
 //   COPPICE_CUDA_DEVICES=N                           how many devices there are (1)
-//   COPPICE_CUDA_MEMORY=BYTES                        what each of them has (4 GiB)
+//   COPPICE_CUDA_TOTAL_MEMORY=BYTES                        what each of them has (4 GiB)
 //   COPPICE_CUDA_MULTIPROCESSORS=N                   how many blocks' worth of hardware (4)
 namespace coppice::cuda_on_host {
 

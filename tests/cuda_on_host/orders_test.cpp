@@ -1,0 +1,362 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.hpp"
+#include "kernels/criteria.hpp"
+#include "tests/cuda_on_host/emulator.hpp"
+#include "tests/cuda_on_host/on_device.hpp"
+
+// Every family of the CUDA backend, at small sizes, in every order of threads and blocks: the results must be
+// the same bits. Built with ThreadSanitizer, the same calls are the race check of the kernels. Whether the
+// numbers are right is the business of the suites over operations.
+
+extern "C" coppice::Backend* coppice_open_backend(uint32_t abi, int index,
+                                                  const coppice::BackendOptions& options, char* reason,
+                                                  size_t size);
+
+namespace coppice::cuda_on_host {
+namespace {
+
+std::unique_ptr<Backend> open() {
+  char reason[256] = "";
+  std::unique_ptr<Backend> backend(coppice_open_backend(kBackendAbi, 0, {}, reason, sizeof reason));
+  EXPECT_NE(backend, nullptr) << reason;
+  return backend;
+}
+
+/// Numbers between −1 and 1 that depend on nothing but their place.
+std::vector<float> numbers(int64_t count, int salt = 0) {
+  std::vector<float> values(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i)
+    values[static_cast<size_t>(i)] =
+        static_cast<float>((i * 7919 + salt * 104'729 + 13) % 2003 - 1001) / 1001.0f;
+  return values;
+}
+/// The same with zeros in about `share` of the places.
+std::vector<float> sparse_numbers(int64_t count, double share, int salt = 0) {
+  std::vector<float> values = numbers(count, salt);
+  for (size_t i = 0; i < values.size(); ++i)
+    if (std::fmod(static_cast<double>(i) * 0.618, 1.0) < share) values[i] = 0.0f;
+  return values;
+}
+
+/// Memory of one test on the device, and what is to be compared in the end.
+class Arrays {
+ public:
+  explicit Arrays(Backend& backend) : backend_(backend) {}
+
+  template <class T>
+  VectorView<T> vector(const std::vector<T>& values) {
+    const int64_t count = static_cast<int64_t>(values.size());
+    buffers_.emplace_back(backend_, std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T)),
+                          "a test's array");
+    const VectorView<T> view = buffers_.back().template vector<T>(count);
+    backend_.upload(values, view);
+    return view;
+  }
+  MatrixView<float> matrix(int64_t rows, int64_t cols, const std::vector<float>& values) {
+    return {vector(values).data, rows, cols, cols, backend_.device()};
+  }
+  MatrixView<float> matrix(int64_t rows, int64_t cols, int salt) {
+    return matrix(rows, cols, numbers(rows * cols, salt));
+  }
+  MatrixView<float> zeros(int64_t rows, int64_t cols) {
+    return matrix(rows, cols, std::vector<float>(static_cast<size_t>(rows * cols)));
+  }
+
+  /// Everything on the device, byte by byte, and what was noted.
+  std::vector<unsigned char> everything() {
+    std::vector<unsigned char> bytes = noted_;
+    for (const Buffer& buffer : buffers_) {
+      const std::vector<unsigned char> now = backend_.download(buffer.vector<unsigned char>(buffer.bytes()));
+      bytes.insert(bytes.end(), now.begin(), now.end());
+    }
+    return bytes;
+  }
+  /// A result on the host.
+  template <class T>
+  void note(const T* data, size_t count) {
+    const auto* begin = reinterpret_cast<const unsigned char*>(data);
+    noted_.insert(noted_.end(), begin, begin + count * sizeof(T));
+  }
+
+ private:
+  Backend& backend_;
+  std::vector<Buffer> buffers_;
+  std::vector<unsigned char> noted_;
+};
+
+void expect_same_bits(const std::function<void(Backend&, Arrays&)>& body) {
+  std::vector<unsigned char> expected;
+  for (const auto [order, seed] : kOrders) {
+    set_order(order, seed);
+    const std::unique_ptr<Backend> backend = open();
+    ASSERT_NE(backend, nullptr);
+    Arrays arrays(*backend);
+    body(*backend, arrays);
+    const std::vector<unsigned char> found = arrays.everything();
+    if (expected.empty()) expected = found;
+    EXPECT_TRUE(found == expected) << "order " << static_cast<int>(order) << ", seed " << seed;
+    if constexpr (kWatchesRaces) break;  // every order is one to ThreadSanitizer
+  }
+  set_order(Order::forward);
+}
+
+TEST(Orders, Memory) {
+  expect_same_bits([](Backend& backend, Arrays& arrays) {
+    const MatrixView<float> from = arrays.matrix(33, 17, 1);
+    const MatrixView<float> to = arrays.zeros(33, 20);
+    backend.copy(from, to.col_slice(2, 17));
+    backend.copy(from.data, arrays.zeros(33, 17).data, 33 * 17 * 4);
+    backend.fill_zero(from.data, 40);
+    backend.synchronize();
+  });
+}
+
+TEST(Orders, ProductsInEveryLayout) {
+  expect_same_bits([](Backend& backend, Arrays& arrays) {
+    for (const std::string_view layout : backend.layouts()) {
+      for (const int64_t n : {1, 3, 33}) {
+        const int64_t out = 70;
+        const int64_t in = 45;
+        const MatrixView<float> values = arrays.matrix(out, in, sparse_numbers(out * in, 0.8));
+        const std::unique_ptr<Weight> weight = backend.make_weight(layout, values);
+        const MatrixView<float> x = arrays.matrix(n, in, 2);
+        const MatrixView<float> y = arrays.zeros(n, out);
+        weight->multiply(x, arrays.vector(numbers(out, 3)), y);
+        weight->multiply(x, {}, y, true);
+        weight->multiply_transposed(y, arrays.zeros(n, in));
+        weight->multiply_transposed(y, arrays.matrix(n, in, 4), true);
+        weight->accumulate_gradient(y, x, arrays.zeros(out, in));
+        weight->refresh(values);
+        weight->multiply(x, {}, arrays.zeros(n, out));
+        backend.synchronize();
+      }
+    }
+  });
+}
+
+void run_recurrence(Backend& backend, Arrays& arrays, Cell cell, std::string_view layout, int64_t batch,
+                    int64_t hidden, bool reverse, bool with_lengths) {
+  const int64_t steps = 3;
+  const int64_t gates = gate_count(cell) * hidden;
+  const std::vector<float> values = sparse_numbers(gates * hidden, 0.7, 5);
+  const std::unique_ptr<Weight> weight = backend.make_weight(layout, arrays.matrix(gates, hidden, values));
+  const bool lstm = cell == Cell::lstm;
+  const bool gru = cell == Cell::gru;
+
+  RecurrenceForward f;
+  f.cell = cell;
+  f.steps = steps;
+  f.batch = batch;
+  f.hidden = hidden;
+  f.reverse = reverse;
+  f.recurrent = weight.get();
+  if (gru) f.candidate_bias = arrays.vector(numbers(hidden, 6));
+  f.gates = arrays.matrix(steps * batch, gates, 7);
+  f.hidden_states = arrays.zeros((steps + 1) * batch, hidden);
+  if (lstm) f.cell_states = arrays.zeros((steps + 1) * batch, hidden);
+  if (gru) f.candidate_hidden = arrays.zeros(steps * batch, hidden);
+  f.output = arrays.zeros(steps * batch, hidden);
+  if (with_lengths) {
+    std::vector<int32_t> lengths(static_cast<size_t>(batch));
+    for (int64_t b = 0; b < batch; ++b)
+      lengths[static_cast<size_t>(b)] = static_cast<int32_t>(b % (steps + 1));
+    f.lengths = arrays.vector(lengths);
+  }
+  backend.recurrence().forward(f);
+
+  RecurrenceBackward b;
+  b.cell = cell;
+  b.steps = steps;
+  b.batch = batch;
+  b.hidden = hidden;
+  b.reverse = reverse;
+  b.recurrent = weight.get();
+  b.gates = f.gates;
+  b.hidden_states = f.hidden_states;
+  b.cell_states = f.cell_states;
+  b.candidate_hidden = f.candidate_hidden;
+  b.lengths = f.lengths;
+  b.d_output = arrays.matrix(steps * batch, hidden, 8);
+  b.d_gates = arrays.zeros(steps * batch, gates);
+  if (gru) b.d_recurrent = arrays.zeros(steps * batch, gates);
+  b.d_hidden = arrays.matrix(batch, hidden, 9);
+  if (lstm) b.d_cell = arrays.matrix(batch, hidden, 10);
+  backend.recurrence().backward(b);
+  backend.synchronize();
+}
+
+TEST(Orders, Recurrences) {
+  expect_same_bits([](Backend& backend, Arrays& arrays) {
+    for (const Cell cell : {Cell::rnn_tanh, Cell::rnn_relu, Cell::rnn_sigmoid, Cell::lstm, Cell::gru}) {
+      run_recurrence(backend, arrays, cell, "dense", 2, 36, false, false);
+      run_recurrence(backend, arrays, cell, "dense", 5, 33, true, true);
+      run_recurrence(backend, arrays, cell, "csr", 3, 33, false, true);
+    }
+    run_recurrence(backend, arrays, Cell::lstm, "csr", 9, 64, true, false);
+    run_recurrence(backend, arrays, Cell::gru, "dense", 17, 64, false, true);
+  });
+}
+
+TEST(Orders, EmbeddingDropoutAndLastSteps) {
+  expect_same_bits([](Backend& backend, Arrays& arrays) {
+    SequenceOps& ops = backend.sequence();
+    const VectorView<int32_t> ids = arrays.vector(std::vector<int32_t>{3, 0, 3, 3, 6, 1, 0, 3, 5, 3, 6, 2});
+    const MatrixView<float> table = arrays.matrix(7, 37, 1);
+    const MatrixView<float> rows = arrays.zeros(12, 37);
+    ops.embed(table, ids, rows);
+    ops.embed_backward(ids, rows, table);
+    ops.add_column_sums(arrays.matrix(300, 37, 2), arrays.vector(numbers(37, 3)));
+    ops.dropout(rows, 0.3f, {1, 2}, arrays.zeros(12, 37));
+    const VectorView<int32_t> lengths = arrays.vector(std::vector<int32_t>{0, 1, 4});
+    const MatrixView<float> last = arrays.zeros(3, 37);
+    ops.last_step(rows, lengths, last);
+    ops.last_step(rows, {}, last);
+    ops.last_step_backward(last, lengths, arrays.zeros(12, 37));
+    backend.synchronize();
+  });
+}
+
+TEST(Orders, Losses) {
+  expect_same_bits([](Backend& backend, Arrays& arrays) {
+    const VectorView<double> totals = arrays.vector(std::vector<double>{1, 2, 3});
+    for (const int64_t classes : {2, 33, 1500}) {
+      const VectorView<int32_t> targets = arrays.vector(std::vector<int32_t>{1, 0, -1, 1, 0});
+      const MatrixView<float> logits = arrays.matrix(5, classes, 1);
+      backend.sequence().softmax_cross_entropy(logits, targets, 0.5f, {}, totals);
+      backend.sequence().softmax_cross_entropy(logits, targets, 0.5f, logits, totals);
+    }
+    std::vector<int32_t> targets(300);
+    for (size_t i = 0; i < targets.size(); ++i) targets[i] = static_cast<int32_t>(i % 3) - 1;
+    const MatrixView<float> logits = arrays.matrix(300, 1, 2);
+    backend.sequence().sigmoid_cross_entropy(logits, arrays.vector(targets), 0.5f, arrays.zeros(300, 1),
+                                             totals);
+    backend.synchronize();
+  });
+}
+
+TEST(Orders, Optimizers) {
+  expect_same_bits([](Backend& backend, Arrays& arrays) {
+    const int64_t n = 5000;
+    const VectorView<float> g = arrays.vector(numbers(n, 1));
+    const VectorView<uint64_t> mask = arrays.vector(std::vector<uint64_t>(79, 0xf0f0'1234'ffff'0000));
+    const VectorView<double> norm = arrays.vector(std::vector<double>{0});
+    OptimizerOps& ops = backend.optimizer();
+    for (const OptimizerKind kind :
+         {OptimizerKind::sgd, OptimizerKind::rmsprop, OptimizerKind::adam, OptimizerKind::adamw}) {
+      OptimizerSettings settings;
+      settings.kind = kind;
+      settings.momentum = 0.9f;
+      settings.weight_decay = 0.01f;
+      const VectorView<float> w = arrays.vector(numbers(n, 2));
+      const int slots = optimizer_slots(settings);
+      const VectorView<float> first = slots > 0 ? arrays.vector(std::vector<float>(n)) : VectorView<float>{};
+      const VectorView<float> second = slots > 1 ? arrays.vector(std::vector<float>(n)) : VectorView<float>{};
+      ops.gradient_norm(g, mask, norm);
+      ops.update(settings, 1.0f, norm, w, g, mask, first, second);
+      settings.step = 2;
+      ops.update(settings, 0.0f, {}, w, g, {}, first, second);
+    }
+    ops.apply_mask(g, mask);
+    ops.accumulate_statistics(g, arrays.vector(numbers(n, 3)), arrays.vector(numbers(n, 4)),
+                              arrays.vector(numbers(n, 5)));
+    backend.synchronize();
+  });
+}
+
+class OrdersOfSelection : public testing::TestWithParam<DType> {
+ protected:
+  template <class T>
+  ScoreBlock block_of(Arrays& arrays, int64_t count) {
+    const std::vector<float> w = sparse_numbers(count, 0.1, 1);
+    const std::vector<float> s = numbers(count, 2);
+    ScoreBlock block;
+    block.dtype = GetParam();
+    block.weights = arrays.vector(std::vector<T>(w.begin(), w.end())).data;
+    block.statistic = arrays.vector(std::vector<T>(s.begin(), s.end())).data;
+    block.kept =
+        arrays.vector(std::vector<uint64_t>(static_cast<size_t>(count / 64 + 2), 0xffff'0fff'ffff'fff7)).data;
+    block.mask_bit = 5;
+    block.count = count;
+    block.position = 1000;
+    return block;
+  }
+};
+
+TEST_P(OrdersOfSelection, CountLogAndCut) {
+  expect_same_bits([this](Backend& backend, Arrays& arrays) {
+    const int64_t count = 6000;
+    const bool wide = GetParam() == DType::f64;
+    const ScoreBlock block = wide ? block_of<double>(arrays, count) : block_of<float>(arrays, count);
+    SelectionOps& ops = backend.selection();
+    for (const Criterion criterion : kCriteria) {
+      const Scoring scoring{criterion, 7, wide};
+      std::vector<Key> keys;
+      ops.sample(scoring, block, std::vector<int64_t>{0, 640, 5952}, keys);
+      arrays.note(keys.data(), keys.size());
+      const Key low = key_of(scoring, 0.2);
+      const Key high = key_of(scoring, 0.3);
+      for (const uint64_t capacity : {uint64_t{100'000}, uint64_t{0}}) {
+        std::vector<Place> candidates;
+        const BlockCount found = ops.bracket(scoring, block, low, high, capacity, candidates);
+        std::sort(candidates.begin(), candidates.end());  // their order is unspecified
+        arrays.note(candidates.data(), candidates.size());
+        arrays.note(&found, 1);
+      }
+      const KeyWindow window{0, 0, 11};
+      std::vector<uint64_t> bins(static_cast<size_t>(window.bins()));
+      const BlockCount counted = ops.histogram(scoring, block, window, bins.data());
+      arrays.note(bins.data(), bins.size());
+      arrays.note(&counted.nan_count, 1);
+      const uint64_t place = ops.find_equal(scoring, block, kCutAlready, 3);
+      arrays.note(&place, 1);
+      const VectorView<double> output = arrays.vector(std::vector<double>(static_cast<size_t>(count)));
+      const VectorView<uint64_t> mask =
+          arrays.vector(std::vector<uint64_t>(static_cast<size_t>(count / 64 + 2)));
+      const uint64_t cut = ops.apply(scoring, block, {low, 2000}, output.data, mask.data);
+      arrays.note(&cut, 1);
+    }
+    const uint64_t kept = ops.count_kept(block);
+    arrays.note(&kept, 1);
+  });
+}
+
+TEST_P(OrdersOfSelection, CutRowsAndColumns) {
+  expect_same_bits([this](Backend& backend, Arrays& arrays) {
+    const int64_t cols = 60;
+    const int64_t rows = 50;
+    const bool wide = GetParam() == DType::f64;
+    const ScoreBlock block =
+        wide ? block_of<double>(arrays, rows * cols) : block_of<float>(arrays, rows * cols);
+    SelectionOps& ops = backend.selection();
+    for (const UnitAxis axis : {UnitAxis::row, UnitAxis::column}) {
+      for (const Reduce reduce : {Reduce::sum, Reduce::mean, Reduce::max, Reduce::l2, Reduce::product}) {
+        const Scoring scoring{Criterion::taylor, 0, wide};
+        std::vector<UnitScore> units(static_cast<size_t>(axis == UnitAxis::row ? rows : cols),
+                                     start_unit(reduce));
+        ops.accumulate(scoring, block, reduce, axis, cols, 0, units.data());
+        arrays.note(units.data(), units.size());
+      }
+      const uint64_t kept_units = 0x0f0f'0f0f'0f0f'0f0f;
+      const VectorView<double> output = arrays.vector(std::vector<double>(static_cast<size_t>(rows * cols)));
+      const VectorView<uint64_t> mask =
+          arrays.vector(std::vector<uint64_t>(static_cast<size_t>(rows * cols / 64 + 2)));
+      const uint64_t cut = ops.apply_units(block, axis, cols, 0, &kept_units, output.data, mask.data);
+      arrays.note(&cut, 1);
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, OrdersOfSelection, testing::Values(DType::f32, DType::f64),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+}  // namespace
+}  // namespace coppice::cuda_on_host
