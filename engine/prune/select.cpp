@@ -68,6 +68,47 @@ uint64_t scrambled(uint64_t x) {  // SplitMix64's finaliser
   return x ^ (x >> 31);
 }
 
+Key key_of_value(Key key) {
+  return key;
+}
+Key key_of_value(const Place& place) {
+  return place.key;
+}
+
+/// Finds keys, or places, by rank: a histogram first, because nth_element over all of them would take a fifth
+/// as long as the pass over all weights that found them, and on a GPU far longer than the pass.
+template <class T>
+class KeyBins {
+ public:
+  /// All keys lie in [low, high]; the values must outlive it.
+  KeyBins(const std::vector<T>& values, Key low, Key high) : values_(values), low_(low) {
+    while (((high - low) >> shift_) >= kBins) ++shift_;
+    for (const T& value : values) ++bins_[bin_of(value)];
+  }
+
+  T nth(uint64_t index) const {
+    uint64_t bin = 0;
+    while (index >= bins_[bin]) index -= bins_[bin++];
+    std::vector<T> same;
+    same.reserve(bins_[bin]);
+    for (const T& value : values_) {
+      if (bin_of(value) == bin) same.push_back(value);
+    }
+    const auto nth = same.begin() + static_cast<ptrdiff_t>(index);
+    std::nth_element(same.begin(), nth, same.end());
+    return *nth;
+  }
+
+ private:
+  static constexpr uint64_t kBins = 4096;
+  uint64_t bin_of(const T& value) const { return (key_of_value(value) - low_) >> shift_; }
+
+  const std::vector<T>& values_;
+  Key low_;
+  int shift_ = 0;
+  std::vector<uint64_t> bins_ = std::vector<uint64_t>(kBins, 0);
+};
+
 /// A bracket that most likely holds the ranks: lines of 64 consecutive elements, one from each of equal
 /// strata of the group.
 Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
@@ -116,11 +157,10 @@ Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGro
   const double samples = static_cast<double>(keys.size());
   const double total = static_cast<double>(available(group, limits));
   const auto index_of = [&](uint64_t rank) { return (static_cast<double>(rank) + 0.5) / total * samples; };
-  std::vector<Key> ordered = keys;
+  const auto [least, most] = std::minmax_element(keys.begin(), keys.end());
+  const KeyBins<Key> ordered(keys, *least, *most);
   const auto sample_at = [&](double index) {
-    const auto nth = ordered.begin() + static_cast<ptrdiff_t>(std::clamp(index, 0.0, samples - 1.0));
-    std::nth_element(ordered.begin(), nth, ordered.end());
-    return *nth;
+    return ordered.nth(static_cast<uint64_t>(std::clamp(index, 0.0, samples - 1.0)));
   };
   // Neighbours resemble each other (a dead row is a run of zeros), so the spread is taken between lines.
   const Key pivot = sample_at(index_of(ranks.front()));
@@ -187,25 +227,9 @@ Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup
   return counted;
 }
 
-/// The `index`-th place of the candidates. A histogram of the keys first: nth_element over all of them would
-/// take a fifth as long as the pass that found them.
+/// The `index`-th place of the candidates.
 Place nth_candidate(const std::vector<Place>& candidates, uint64_t index, const Bracket& bracket) {
-  constexpr uint64_t kBins = 4096;
-  const Key span = bracket.high - bracket.low;
-  int shift = 0;
-  while ((span >> shift) >= kBins) ++shift;
-  std::vector<uint64_t> bins(kBins, 0);
-  for (const Place& place : candidates) ++bins[(place.key - bracket.low) >> shift];
-  uint64_t bin = 0;
-  while (index >= bins[bin]) index -= bins[bin++];
-  std::vector<Place> same;
-  same.reserve(bins[bin]);
-  for (const Place& place : candidates) {
-    if ((place.key - bracket.low) >> shift == bin) same.push_back(place);
-  }
-  const auto nth = same.begin() + static_cast<ptrdiff_t>(index);
-  std::nth_element(same.begin(), nth, same.end());
-  return *nth;
+  return KeyBins(candidates, bracket.low, bracket.high).nth(index);
 }
 
 }  // namespace

@@ -190,8 +190,7 @@ void queue_histogram(const CudaContext& context, const Scoring& scoring, const S
   Digits digits{64 - window.prefix_bits - window.digit_bits, static_cast<unsigned>(window.bins() - 1), -1,
                 scoring.wide};
   while (digits.log_copies < 5 && bytes << (digits.log_copies + 1) <= kCopiesBytes) ++digits.log_copies;
-  const size_t shared_bytes =
-      digits.log_copies < 0 ? sizeof(unsigned) : static_cast<size_t>(bytes << digits.log_copies);
+  const size_t shared_bytes = digits.log_copies < 0 ? 0 : static_cast<size_t>(bytes << digits.log_copies);
   with_scores(scoring, block, [&]<class C, class T>(C, const Elements<T>& e) {
     const Grid grid = grid_for(context, e.tiles(), kUnrollOf<C, T>);
     launch(histogram_kernel<C, T>, grid.blocks, grid.threads, shared_bytes, context.stream, e, low, upper,
