@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""Adds what bench_recurrent_gpu wrote to the figures of a card and a day, and prints them as tables.
+"""Adds runs to the figures of a card and a day, and prints all of these as tables.
 
-    bench/gpu_results.py RUN.json bench/results/<card>-<date>.json
+    bench/gpu_results.py bench/results/<card>-<date>.json RUN...
+
+A RUN is what bench_recurrent_gpu wrote with --benchmark_out, or NAME=FILE where FILE's last line is the JSON of one of
+the other programs.
 """
 import json
 import os
@@ -12,15 +15,16 @@ STEP = re.compile(r"step/(\w+)/H:(\d+)/B:(\d+)/zeros:(\d+)/(\w+)")
 TRAINING = re.compile(r"training/(\w+)/H:(\d+)/B:(\d+)/T:(\d+)/zeros:(\d+)")
 
 
-def merged(run, path):
-    """The run's benchmarks beside those of earlier runs; a name measured again replaces the old figure."""
-    earlier = []
-    if os.path.exists(path):
-        with open(path) as file:
-            earlier = json.load(file)["benchmarks"]
-    names = {benchmark["name"] for benchmark in run["benchmarks"]}
-    run["benchmarks"] = [b for b in earlier if b["name"] not in names] + run["benchmarks"]
-    return run
+def read_run(argument):
+    """The context and the benchmarks of a run, each benchmark with a name."""
+    if "=" not in argument:
+        with open(argument) as file:
+            run = json.load(file)
+        return run["context"], run["benchmarks"]
+    name, path = argument.split("=", 1)
+    with open(path) as file:
+        facts = json.loads(file.read().strip().splitlines()[-1])
+    return {key: facts[key] for key in ("device", "detail") if key in facts}, [{"name": name, **facts}]
 
 
 def print_steps(benchmarks):
@@ -59,18 +63,44 @@ def print_training(benchmarks):
         print(f"| {layout} | {zeros} | {hidden} | {batch} | {steps} | {b['us'] / 1000:.2f} | {b['tokens/s']:.0f} | {peer} |")
 
 
+def print_others(benchmarks):
+    rows = [b for b in benchmarks if b["name"].startswith("selection/") and "select" in b]
+    if rows:
+        print("\nSelection, in place\n\n| | weights | ms | over its floor | cut at a known threshold, ms | over its floor |")
+        print("|---" * 6 + "|")
+        for b in rows:
+            select, cut = b["select"], b["cut_at_known_threshold"]
+            print(f"| {b['name']} | {b['units']} | {select['median_s'] * 1e3:.2f} | {select['over_floor']:.2f} | "
+                  f"{cut['median_s'] * 1e3:.2f} | {cut['over_floor']:.2f} |")
+    rows = [b for b in benchmarks if "median_s" in b]
+    if rows:
+        print("\n| | ms | a second |\n|---|---|---|")
+        for b in rows:
+            rate = f"{b['units_per_s']:.0f}" if "units_per_s" in b else ""
+            print(f"| {b['name']} | {b['median_s'] * 1e3:.2f} | {rate} |")
+
+
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    with open(sys.argv[1]) as file:
-        results = merged(json.load(file), sys.argv[2])
-    with open(sys.argv[2], "w") as file:
+    path = sys.argv[1]
+    results = {"context": {}, "benchmarks": []}
+    if os.path.exists(path):
+        with open(path) as file:
+            results = json.load(file)
+    for argument in sys.argv[2:]:
+        context, benchmarks = read_run(argument)
+        names = {benchmark["name"] for benchmark in benchmarks}  # measured again: the new figure counts
+        results["context"].update(context)
+        results["benchmarks"] = [b for b in results["benchmarks"] if b["name"] not in names] + benchmarks
+    with open(path, "w") as file:
         json.dump(results, file, indent=1)
         file.write("\n")
     context = results["context"]
-    print(f"{context.get('device', 'unknown device')}, {context.get('detail', '')}, {context.get('date', '')}")
+    print(f"{context.get('device', 'unknown device')}, {context.get('detail', '')}")
     print_steps(results["benchmarks"])
     print_training(results["benchmarks"])
+    print_others(results["benchmarks"])
 
 
 if __name__ == "__main__":

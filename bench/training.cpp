@@ -16,7 +16,7 @@ namespace {
 
 struct Options {
   Sampling sampling;
-  std::string work = "train", cell = "lstm";
+  std::string work = "train", cell = "lstm", device = "cpu";
   int64_t hidden = 512, layers = 2, batch = 32, time = 64, vocabulary = 10000, repeat = 1;
   int threads = 2;
 };
@@ -148,7 +148,7 @@ class LanguageModel {
 int main(int argc, char** argv) {
   using namespace coppice;
   bench::Options options;
-  CLI::App app{"Times one piece of recurrent work on the CPU backend"};
+  CLI::App app{"Times one piece of recurrent work on a device"};
   app.add_option("--work", options.work,
                  "train: recurrent layers; train_lm: a language model's step; infer; step")
       ->check(CLI::IsMember({"train", "train_lm", "infer", "step"}));
@@ -159,6 +159,7 @@ int main(int argc, char** argv) {
   app.add_option("--time", options.time);
   app.add_option("--vocabulary", options.vocabulary);
   app.add_option("--repeat", options.repeat, "calls a sample, for short work");
+  app.add_option("--device", options.device, "cpu, cuda, cuda:1");
   app.add_option("--threads", options.threads);
   app.add_option("--samples", options.sampling.samples);
   app.add_option("--warmup", options.sampling.warmup);
@@ -166,7 +167,7 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (options.cell == "rnn") options.cell = "rnn_tanh";
 
-  const auto backend = open_backend("cpu", {.threads = options.threads});
+  const auto backend = open_backend(options.device, {.threads = options.threads});
   std::unique_ptr<bench::Stack> stack;
   std::unique_ptr<bench::LanguageModel> model;
   std::function<void()> body;
@@ -192,5 +193,6 @@ int main(int argc, char** argv) {
                              {"detail", backend->info().detail}},
                             static_cast<double>(units), [&] {
                               for (int64_t i = 0; i < options.repeat; ++i) body();
+                              backend->synchronize();
                             });
 }

@@ -42,7 +42,7 @@ compile() {
 }
 
 # The suites that run on a device. The others look at files, or at the program where it was built.
-packed_suites='test_(backend|dense|csr|cusparse|recurrence|sequence|optimizer|prune|layers|reference|train|pipeline|golden)'
+packed_suites='test_(backend|dense|csr|recurrence|sequence|optimizer|prune|layers|reference|train|pipeline|golden)'
 
 make_pack() {
   compile build-gpu-pack -DCMAKE_CUDA_ARCHITECTURES="${COPPICE_GPU_ARCHITECTURE:-90}-real"
@@ -51,7 +51,7 @@ make_pack() {
   local file library
   install -s build-gpu-pack/coppice build-gpu-pack/libcoppice_cuda.so "$pack"
   while read -r file; do install -s "$file" "$pack/tests"; done \
-    < <(find build-gpu-pack/tests -type f -executable -regextype egrep -regex ".*/${packed_suites}[a-z_]*")
+    < <(find build-gpu-pack/tests -type f -executable -regextype egrep -regex ".*/$packed_suites")
   while read -r file; do install -s "$file" "$pack/bench"; done \
     < <(find build-gpu-pack/bench -maxdepth 1 -type f -executable -name 'bench_*')
   # What these are linked to beyond the C library, but for the vendor's: that machine has its own.
@@ -64,7 +64,7 @@ make_pack() {
   [ "$kib" -lt $((64 * 1024)) ] || { echo "That is more than 64 MiB." >&2; exit 1; }
 }
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 runs=()
 
 # suite NAME LOG COMMAND...: runs a Google Test program and adds its cases to the counts.
 suite() {
@@ -123,7 +123,7 @@ run_sanitizer() {
   local tool name path
   for tool in memcheck racecheck; do
     while read -r name path; do
-      [[ $name =~ ^(backend|dense|csr|cusparse|recurrence|sequence|optimizer|prune)$ ]] || continue
+      [[ $name =~ ^(backend|dense|csr|recurrence|sequence|optimizer|prune)$ ]] || continue
       suite "$tool: $name" "$logs/$tool-$name" "$sanitizer" --tool "$tool" --error-exitcode 9 "$path" \
         --gtest_filter='*cuda*'
     done < <(suites)
@@ -131,25 +131,54 @@ run_sanitizer() {
   unset COPPICE_CUDA_CACHE
 }
 
+# measure NAME PROGRAM [options...]: a program that prints its figures as a line of JSON.
+measure() {
+  local name=$1 program=$build/bench/$2 out
+  shift 2
+  [[ $name =~ $only ]] || return 0
+  [ -x "$program" ] || { echo "$program was not built" >&2; failed=$((failed + 1)); return; }
+  out=$logs/$(tr / - <<<"$name").json
+  echo "$name"
+  "$program" "$@" >"$out" 2>"$out.log" || { tail -n 20 "$out.log"; failed=$((failed + 1)); return; }
+  runs+=("$name=$out")
+}
+
 run_bench() {
-  local card out=$logs/bench.json program=$build/bench/bench_recurrent_gpu
+  local card file program=$build/bench/bench_recurrent_gpu out=$logs/recurrent.json
+  runs=()
   card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr -cs '[:alnum:]\n' '-')
   echo "== Benchmarks on ${card:-an unnamed card}"
   # With cuDNN as the yardstick, where that program starts.
   if [ -x "${program}_cudnn" ] && ! ldd "${program}_cudnn" | grep -q 'not found'; then program+=_cudnn; fi
-  [ -x "$program" ] || { echo "$program was not built" >&2; failed=$((failed + 1)); return; }
-  "$program" --device cuda --benchmark_filter="${only:-.*}" --benchmark_out="$out" --benchmark_out_format=json \
-    >"$logs/bench.log" 2>&1 || { tail -n 20 "$logs/bench.log"; failed=$((failed + 1)); return; }
+  if "$program" --device cuda --benchmark_filter="${only:-.*}" --benchmark_list_tests 2>/dev/null | grep -q /; then
+    echo "step/..., training/..."
+    if "$program" --device cuda --benchmark_filter="${only:-.*}" --benchmark_out="$out" \
+        --benchmark_out_format=json >"$logs/recurrent.log" 2>&1; then
+      runs+=("$out")
+    else
+      tail -n 20 "$logs/recurrent.log"
+      failed=$((failed + 1))
+    fi
+  elif [ -z "$only" ]; then
+    "$program" --device cuda --benchmark_list_tests || true  # says why
+    failed=$((failed + 1))
+  fi
+  local criterion
+  for criterion in magnitude taylor fisher; do
+    measure "selection/$criterion" bench_selection_gpu --device cuda --criterion "$criterion"
+  done
+  measure selection/sorting bench_selection_cub
+  measure language-model/2x512 bench_training --device cuda --work train_lm --layers 2
+  measure language-model/2x1500 bench_training --device cuda --work train_lm --layers 2 --hidden 1500 --time 35
+  [ ${#runs[@]} -gt 0 ] || return
+
   mkdir -p "$results"
-  local file
   file=$results/${card:-gpu}-$(date +%F).json
   if command -v python3 >/dev/null; then
-    python3 bench/gpu_results.py "$out" "$file"
+    python3 bench/gpu_results.py "$file" "${runs[@]}"
   else
-    cp "$out" "$file"
-    echo "No python3 here: no table, and earlier figures of the day were overwritten"
+    echo "No python3 here, so no table. The figures are in: ${runs[*]}"
   fi
-  echo "Written to $file"
 }
 
 if [ -n "$pack" ]; then
@@ -167,7 +196,8 @@ mkdir -p "$logs"
 # The backend of this very build, and its libraries before those of the machine; the vendor's may lie in a Python
 # environment.
 export COPPICE_CUDA_LIBRARY=$build/libcoppice_cuda.so
-export COPPICE_REQUIRE_BACKENDS=cpu,cuda COPPICE_SOURCE_DIR=$PWD OMP_WAIT_POLICY=passive
+export COPPICE_REQUIRE_BACKENDS=cpu,cuda COPPICE_TEST_DEVICE=cuda
+export COPPICE_SOURCE_DIR=$PWD OMP_WAIT_POLICY=passive
 vendor=/usr/local/cuda/lib64
 if ldd "$COPPICE_CUDA_LIBRARY" 2>/dev/null | grep -q 'libcu.*not found' && command -v python3 >/dev/null; then
   vendor+=:$(python3 -c 'import glob, site
