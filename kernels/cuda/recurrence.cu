@@ -1,4 +1,8 @@
+#include <cstdlib>
 #include <memory>
+#include <string_view>
+#include <type_traits>
+#include <utility>
 
 #include "kernels/cuda/cells.cuh"
 #include "kernels/cuda/context.hpp"
@@ -152,6 +156,12 @@ GraphKey common_key(const Sequence& s, const CudaWeight& weight) {
   return key;
 }
 
+/// COPPICE_CUDA_PERSISTENT=0: every loop is a graph, to compare the two.
+bool allows_persistent() {
+  const char* text = std::getenv("COPPICE_CUDA_PERSISTENT");
+  return text == nullptr || std::string_view(text) != "0";
+}
+
 class CudaRecurrence final : public RecurrenceOps {
  public:
   explicit CudaRecurrence(CudaContext& context)
@@ -168,7 +178,7 @@ class CudaRecurrence final : public RecurrenceOps {
     float* product = s.cell == Cell::gru ? product_.reserve<float>(s.batch * width) : nullptr;
     const auto* weight = dynamic_cast<const CudaWeight*>(s.recurrent);
     if (weight == nullptr) return run_forward(s, product);  // one that promises nothing about captures
-    if (const auto* dense = dynamic_cast<const DenseWeight*>(weight)) {
+    if (const auto* dense = dynamic_cast<const DenseWeight*>(weight); dense != nullptr && persistent_) {
       const int64_t first = s.reverse ? s.steps - 1 : 0;
       if (run_persistently(context_, s.cell, dense->values(), describe(s, first, product), distance_of(s),
                            s.steps, product)) {
@@ -249,6 +259,7 @@ class CudaRecurrence final : public RecurrenceOps {
   CudaContext& context_;
   Scratch product_, carried_;
   GraphCache graphs_;
+  bool persistent_ = allows_persistent();
 };
 
 }  // namespace
