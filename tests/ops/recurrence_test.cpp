@@ -358,7 +358,10 @@ TEST_P(RecurrenceTest, StartsFromZeroState) {
 // are.
 TEST_P(RecurrenceTest, SameBitsForAnyNumberOfThreads) {
   std::vector<std::unique_ptr<Backend>> backends;
-  for (const int threads : {1, 2, 3}) backends.push_back(open(threads));
+  backends.push_back(open(1));
+  backends.push_back(open(2));
+  if (backend().device().type == Device::Type::cpu)
+    backends.push_back(open(3));  // elsewhere two runs say all
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
     for (const int64_t B : {int64_t{1}, random_.one_of(std::vector<int64_t>{3, 20})}) {
       const char* layout = random_.below(2) ? "dense" : "csr";
