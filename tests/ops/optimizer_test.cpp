@@ -300,6 +300,38 @@ TEST_P(OptimizerTest, StatisticsAreExact) {
   }
 }
 
+// Arrays that begin anywhere, each elsewhere, and end inside of whatever is accessed as a whole.
+TEST_P(OptimizerTest, ArraysOffAlignment) {
+  OptimizerSettings adam;
+  adam.kind = OptimizerKind::adam;
+  for (const int64_t n : {1, 3, 31, 33, 127, 129, 255, 1023, 1025}) {
+    const std::vector<float> start = random_.normals(n), g = random_.normals(n),
+                             zeros(static_cast<size_t>(n));
+    const std::vector<uint64_t> words = mask_words(n, 0.5f);
+    Buffer buffer(backend(), static_cast<int64_t>(words.size()) * 8, "mask");
+    const auto mask = buffer.vector<uint64_t>(static_cast<int64_t>(words.size()));
+    backend().upload(words, mask);
+    std::vector<float> expected;
+    for (const int64_t offset : {0, 1, 2, 3}) {
+      for (const int64_t other : {offset, (offset + 1) % 4}) {
+        TestMatrix w(backend(), 1, n, start, 3, offset), gradients(backend(), 1, n, g, 3, other),
+            mean(backend(), 1, n, zeros, 3, offset), square(backend(), 1, n, zeros, 3, other);
+        OptimizerOps& optimizer = backend().optimizer();
+        optimizer.update(adam, 0, {}, w.vector(), gradients.vector(), mask, mean.vector(), square.vector());
+        const std::vector<float> found = w.values();
+        if (expected.empty()) expected = found;
+        for (size_t i = 0; i < found.size(); ++i)
+          ASSERT_FLOAT_EQ(found[i], expected[i]) << n << " " << offset;
+        optimizer.accumulate_statistics(gradients.vector(), {}, square.vector(), mean.vector());
+        optimizer.apply_mask(gradients.vector(), mask);
+        const std::vector<float> cut = gradients.values();
+        for (size_t i = 0; i < cut.size(); ++i) ASSERT_EQ(cut[i], kept(words, i) ? g[i] : 0.0f) << n;
+        for (TestMatrix* m : {&w, &gradients, &mean, &square}) m->expect_untouched_around();
+      }
+    }
+  }
+}
+
 TEST_P(OptimizerTest, SameBitsForAnyNumberOfThreads) {
   const int64_t n = 300'001;
   const std::vector<float> start = random_.normals(n), g = random_.normals(n);
