@@ -145,7 +145,7 @@ TEST(Orders, ProductsInEveryLayout) {
 
 void run_recurrence(Backend& backend, Arrays& arrays, Cell cell, std::string_view layout, int64_t batch,
                     int64_t hidden, bool reverse, bool with_lengths) {
-  const int64_t steps = 3;
+  const int64_t steps = 5;  // enough that a dense weight and a few streams take the persistent form
   const int64_t gates = gate_count(cell) * hidden;
   const std::vector<float> values = sparse_numbers(gates * hidden, 0.7, 5);
   const std::unique_ptr<Weight> weight = backend.make_weight(layout, arrays.matrix(gates, hidden, values));
@@ -214,6 +214,9 @@ TEST(Orders, EmbeddingDropoutAndLastSteps) {
     const MatrixView<float> rows = arrays.zeros(12, 37);
     ops.embed(table, ids, rows);
     ops.embed_backward(ids, rows, table);
+    std::vector<int32_t> many(600);  // several tiles of rows
+    for (size_t i = 0; i < many.size(); ++i) many[i] = static_cast<int32_t>(i * i % 7);
+    ops.embed_backward(arrays.vector(many), arrays.matrix(600, 37, 4), table);
     ops.add_column_sums(arrays.matrix(300, 37, 2), arrays.vector(numbers(37, 3)));
     ops.dropout(rows, 0.3f, {1, 2}, arrays.zeros(12, 37));
     const VectorView<int32_t> lengths = arrays.vector(std::vector<int32_t>{0, 1, 4});
