@@ -118,7 +118,11 @@ class ReadyList {
   void reserve(size_t threads) { numbers_.reserve(threads); }
   void add(int thread) {
     if (head_ > 4096 && 2 * head_ > numbers_.size()) {
-      numbers_.erase(numbers_.begin(), numbers_.begin() + static_cast<std::ptrdiff_t>(head_));
+      // One by one: ThreadSanitizer watches memmove whoever calls it, and takes the list for the threads'
+      // memory.
+      const size_t left = numbers_.size() - head_;
+      for (size_t i = 0; i < left; ++i) numbers_[i] = numbers_[head_ + i];
+      numbers_.resize(left);
       head_ = 0;
     }
     numbers_.push_back(thread);
