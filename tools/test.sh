@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds and runs every test: the ordinary build, then one under the address and undefined-behaviour sanitizers.
+# Builds and runs every test: the ordinary build, then one under the address and undefined-behaviour sanitizers; then
+# those that look for races in CUDA kernels, under the thread sanitizer.
 #   tools/test.sh              all of it
 #   tools/test.sh --quick      the inner loop: the fast suites of build/ alone
 #   tools/test.sh --coverage   lines and branches that the tests reach, in build-coverage/
@@ -18,13 +19,14 @@ skip_lines=""
 launcher=()
 command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
-# build FOLDER [cmake settings...]
+# build FOLDER [cmake settings...]; $target alone where it is set
+target=all
 build() {
   local folder=$1
   shift
   echo "== Building $folder"
   cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCOPPICE_TESTS=ON "${launcher[@]}" "$@" >/dev/null
-  cmake --build "$folder" -- --quiet
+  cmake --build "$folder" --target "$target" -- --quiet
 }
 
 # Adds the cases of one suite to the counts. Google Test writes one XML a suite; a suite without (it crashed, or is
@@ -100,6 +102,9 @@ case "$mode" in
     run build ""
     build build-asan -DCOPPICE_SANITIZE=address,undefined
     run build-asan "sanitizers: "
+    target=cuda_races
+    build build-tsan -DCOPPICE_SANITIZE=thread
+    run build-tsan "races: " -L races
     ;;
 esac
 report

@@ -106,45 +106,37 @@ struct BlockState {
   size_t shared_bytes = 0;
 };
 
-/// The threads that can go on.
+/// The threads that can go on, each once: a ring, so that nothing is ever moved or allocated while threads
+/// run.
 class ReadyList {
  public:
+  void reserve(size_t threads) {
+    if (numbers_.size() < threads) numbers_.resize(std::bit_ceil(threads));
+  }
+  /// All of them, in order.
   void start(int threads, Order order) {
     order_ = order;
     head_ = 0;
-    numbers_.resize(static_cast<size_t>(threads));
-    std::iota(numbers_.begin(), numbers_.end(), 0);
+    count_ = static_cast<size_t>(threads);
+    std::iota(numbers_.begin(), numbers_.begin() + threads, 0);
   }
-  void reserve(size_t threads) { numbers_.reserve(threads); }
-  void add(int thread) {
-    if (head_ > 4096 && 2 * head_ > numbers_.size()) {
-      // One by one: ThreadSanitizer watches memmove whoever calls it, and takes the list for the threads'
-      // memory.
-      const size_t left = numbers_.size() - head_;
-      for (size_t i = 0; i < left; ++i) numbers_[i] = numbers_[head_ + i];
-      numbers_.resize(left);
-      head_ = 0;
-    }
-    numbers_.push_back(thread);
-  }
+  void add(int thread) { at(count_++) = thread; }
   /// -1 when there is none.
   int take() {
-    const size_t left = numbers_.size() - head_;
-    if (left == 0) return -1;
-    if (order_ == Order::forward) return numbers_[head_++];
-    if (order_ == Order::random) {
-      const uint32_t chosen = chance().below(static_cast<uint32_t>(left));
-      std::swap(numbers_[head_ + chosen], numbers_.back());
-    }
-    const int thread = numbers_.back();
-    numbers_.pop_back();
-    return thread;
+    if (count_ == 0) return -1;
+    --count_;
+    if (order_ == Order::forward) return numbers_[head_++ & (numbers_.size() - 1)];
+    if (order_ == Order::random) std::swap(at(chance().below(static_cast<uint32_t>(count_ + 1))), at(count_));
+    return at(count_);
   }
 
  private:
+  int& at(size_t place) { return numbers_[(head_ + place) & (numbers_.size() - 1)]; }
+
   Order order_ = Order::forward;
-  std::vector<int> numbers_;
+  std::vector<int> numbers_;  // a power of two of them
   size_t head_ = 0;
+  size_t count_ = 0;
 };
 
 /// Fibers to run threads on.
@@ -461,7 +453,7 @@ void run(const Launch& launch) {
   // Nothing may be allocated by a thread: ThreadSanitizer would take the memory for the thread's own.
   const size_t threads_at_once = static_cast<size_t>(at_once * s.threads);
   s.wave.reserve(threads_at_once);
-  s.ready.reserve(4 * threads_at_once + 8192);
+  s.ready.reserve(threads_at_once);
   s.fibers.prepare(static_cast<int>(threads_at_once), (blocks + at_once - 1) / at_once);
   begin(s.grid, static_cast<int>(std::min<int64_t>(blocks * s.threads, INT32_MAX)));
 
