@@ -19,10 +19,12 @@ GraphCache::Entry& GraphCache::find(GraphKey key) {
   return entries_.front();
 }
 
-void GraphCache::begin_capture() {
+bool GraphCache::begin_capture() noexcept {
   // Thread-local: what this thread must not do in a capture fails instead of ending up outside of the graph,
   // and other threads of the program may do as they like.
-  COPPICE_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) == cudaSuccess) return true;
+  static_cast<void>(cudaGetLastError());  // a refused capture is no failure of the calls after it
+  return false;
 }
 
 GraphCache::Graph GraphCache::end_capture(bool complete) noexcept {
@@ -32,7 +34,7 @@ GraphCache::Graph GraphCache::end_capture(bool complete) noexcept {
   good = good && complete && cudaGraphInstantiate(&executable, captured, 0) == cudaSuccess;
   if (captured != nullptr) static_cast<void>(cudaGraphDestroy(captured));
   if (good) return Graph(executable);
-  static_cast<void>(cudaGetLastError());  // a refused capture is no failure of the calls after it
+  static_cast<void>(cudaGetLastError());
   return nullptr;
 }
 

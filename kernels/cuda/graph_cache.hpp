@@ -60,22 +60,22 @@ class GraphCache {
   void run(GraphKey key, Work&& work) {
     Entry& entry = find(std::move(key));
     if (entry.state == State::warm) {
-      begin_capture();
-      bool complete = true;
-      try {
-        work();
-      } catch (...) {  // what can't be captured; a true failure comes again below
-        complete = false;
+      entry.state = State::refused;
+      if (begin_capture()) {
+        bool complete = true;
+        try {
+          work();
+        } catch (...) {  // what can't be captured; a true failure comes again below
+          complete = false;
+        }
+        entry.graph = end_capture(complete);
+        if (entry.graph != nullptr) entry.state = State::captured;
       }
-      entry.graph = end_capture(complete);
-      entry.state = entry.graph != nullptr ? State::captured : State::refused;
     }
     if (entry.state == State::captured) return replay(entry);
     work();
     if (entry.state == State::unknown) entry.state = State::warm;
   }
-
-  size_t size() const { return entries_.size(); }
 
  private:
   enum class State { unknown, warm, captured, refused };
@@ -91,7 +91,7 @@ class GraphCache {
   };
 
   Entry& find(GraphKey key);
-  void begin_capture();
+  bool begin_capture() noexcept;
   /// The captured work, ready to run; null when it was refused or is not `complete`.
   Graph end_capture(bool complete) noexcept;
   void replay(const Entry& entry);
