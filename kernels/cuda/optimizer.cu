@@ -270,6 +270,7 @@ class CudaOptimizer final : public OptimizerOps {
  private:
   void gradient_norm_impl(VectorView<const float> gradients, VectorView<const uint64_t> mask,
                           VectorView<double> norm) override {
+    context_.make_current();
     const int64_t n = gradients.size, most = kPartials * kSweep;
     const int64_t chunk = (n + most - 1) / most * kSweep;
     const int64_t count = n == 0 ? 0 : (n + chunk - 1) / chunk;
@@ -286,6 +287,7 @@ class CudaOptimizer final : public OptimizerOps {
                    VectorView<float> values, VectorView<const float> gradients,
                    VectorView<const uint64_t> mask, VectorView<float> state0,
                    VectorView<float> state1) override {
+    context_.make_current();
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     COPPICE_CUDA(cudaStreamIsCapturing(context_.stream, &capture));
     if (capture != cudaStreamCaptureStatusNone) {
@@ -319,12 +321,14 @@ class CudaOptimizer final : public OptimizerOps {
   }
 
   void apply_mask_impl(VectorView<float> values, VectorView<const uint64_t> mask) override {
+    context_.make_current();
     launch(apply_mask_kernel, blocks_over(values.size), kThreads, 0, context_.stream, values.data, mask.data,
            values.size, aligned_to_quad(values.data));
   }
 
   void accumulate_statistics_impl(VectorView<const float> gradients, VectorView<float> sum,
                                   VectorView<float> absolute, VectorView<float> squared) override {
+    context_.make_current();
     const bool aligned = aligned_to_quad(gradients.data) && aligned_to_quad(data_of(sum)) &&
                          aligned_to_quad(data_of(absolute)) && aligned_to_quad(data_of(squared));
     launch(statistics_kernel, blocks_over(gradients.size), kThreads, 0, context_.stream, gradients.data,

@@ -129,6 +129,7 @@ void CudaSelection::append_keys(const Scoring& scoring, const ScoreBlock& block,
 
 void CudaSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                            std::vector<Key>& keys) {
+  context_.make_current();
   check(scoring, block);
   if (starts.empty()) return;
   if (is_wide(block.dtype)) {
@@ -140,6 +141,7 @@ void CudaSelection::sample(const Scoring& scoring, const ScoreBlock& block, std:
 
 BlockCount CudaSelection::bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
                                   uint64_t capacity, std::vector<Place>& candidates) {
+  context_.make_current();
   check(scoring, block);
   const uint64_t low_key = native_at_least(scoring, block.dtype, low);
   const uint64_t upper_key = native_above(scoring, block.dtype, high);
@@ -168,6 +170,7 @@ BlockCount CudaSelection::bracket(const Scoring& scoring, const ScoreBlock& bloc
 
 BlockCount CudaSelection::histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
                                     uint64_t* bins) {
+  context_.make_current();
   check(scoring, block);
   const Key rest = window.prefix_bits == 0 ? ~Key{0} : ~Key{0} >> window.prefix_bits;
   const uint64_t low_key = native_at_least(scoring, block.dtype, window.prefix);
@@ -191,6 +194,7 @@ BlockCount CudaSelection::histogram(const Scoring& scoring, const ScoreBlock& bl
 }
 
 uint64_t CudaSelection::find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) {
+  context_.make_current();
   check(scoring, block);
   const uint64_t low_key = native_at_least(scoring, block.dtype, key);
   const uint64_t upper_key = native_above(scoring, block.dtype, key);
@@ -231,6 +235,7 @@ uint64_t CudaSelection::find_equal(const Scoring& scoring, const ScoreBlock& blo
 
 uint64_t CudaSelection::apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                               uint64_t* mask) {
+  context_.make_current();
   check(scoring, block);
   // No score has key 0: one above it is the least threshold, under which what is cut already lies.
   const uint64_t threshold = std::max<uint64_t>(1, native_at_least(scoring, block.dtype, cut.key));
@@ -250,6 +255,7 @@ uint64_t CudaSelection::apply(const Scoring& scoring, const ScoreBlock& block, P
 
 BlockCount CudaSelection::accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce,
                                      UnitAxis axis, int64_t cols, int64_t first, UnitScore* units) {
+  context_.make_current();
   check(scoring, block);
   BlockCount found;
   for_parts(block, [&](const ScoreBlock& part, int64_t begin) {
@@ -272,6 +278,7 @@ BlockCount CudaSelection::accumulate(const Scoring& scoring, const ScoreBlock& b
 uint64_t CudaSelection::apply_units(const ScoreBlock& block, UnitAxis axis, int64_t cols, int64_t first,
                                     const uint64_t* kept_units, void* output, uint64_t* mask) {
   if (block.count == 0) return 0;
+  context_.make_current();
   // The bits of the units that the block touches.
   const int64_t first_unit = axis == UnitAxis::row ? first / cols : 0;
   const int64_t last_unit = axis == UnitAxis::row ? (first + block.count - 1) / cols : cols - 1;
@@ -291,6 +298,7 @@ uint64_t CudaSelection::apply_units(const ScoreBlock& block, UnitAxis axis, int6
 
 uint64_t CudaSelection::count_kept(const ScoreBlock& block) {
   if (block.kept == nullptr) return static_cast<uint64_t>(block.count);
+  context_.make_current();
   uint64_t kept = 0;
   for_parts(block, [&](const ScoreBlock& part, int64_t) {
     kept += counted([&](Totals* totals) { queue_count_kept(context_, part, totals); }).inside;
