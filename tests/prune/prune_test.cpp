@@ -264,7 +264,7 @@ TEST(Prune, NanScoresAreRefused) {
       config.sparsity = sparsity;
       Arrays arrays(tensors, true);
       MemorySource source(*backend, arrays.memory());
-      EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "'rnn.weight_hh_l0'",
+      EXPECT_SAYS(error_of(source, config, ErrorKind::bad_input), "'rnn.weight_hh_l0'",
                   "index 23 (row 3, column 2)", "NaN");
       for (const PrunableTensor& tensor : tensors) {
         if (tensor.size() == 0) continue;
@@ -288,7 +288,7 @@ TEST(Prune, NanScoresAreRefused) {
   config.pattern = "row";
   Arrays arrays({tensor}, true);
   MemorySource source(*backend, arrays.memory());
-  EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "row 1 of 'w'", "NaN");
+  EXPECT_SAYS(error_of(source, config, ErrorKind::bad_input), "row 1 of 'w'", "NaN");
 }
 
 }  // namespace
