@@ -7,7 +7,8 @@
 
 namespace coppice {
 
-/// A recurrent layer's matrix by PyTorch's name: ….weight_ih_l0, ….weight_hh_l1_reverse.
+/// A recurrent layer's matrix by its name: PyTorch's ….weight_ih_l0, ….weight_hh_l1_reverse, or ….w_ih,
+/// enc_w_hh.
 bool is_recurrent_weight(std::string_view name);
 
 /// The gates of a tensor of somebody's file, one letter each in the order in which their rows are stacked,
