@@ -6,7 +6,7 @@
 #include <string>
 
 #include "engine/config/recipe.hpp"
-#include "engine/prune/prune.hpp"
+#include "engine/prune/prune_file.hpp"
 #include "engine/report/run_report.hpp"
 #include "engine/train/progress.hpp"
 
@@ -51,13 +51,6 @@ RunReport retrain_model(const std::filesystem::path& model, const Recipe& recipe
 /// Σg, Σ|g|, Σg² of a model over the recipe's training data, into a safetensors file. Returns the batches.
 int64_t gradients_of(const std::filesystem::path& model, const Recipe& recipe,
                      const std::filesystem::path& output, const RunOptions& options = {});
-
-/// What `prune_model` did.
-struct PruneReport {
-  PruneOutcome outcome;
-  uint64_t bytes_before = 0;  // weight files
-  uint64_t bytes_after = 0;
-};
 
 /// Cuts a model's folder, or a plain file of weights (safetensors, sharded, npz), by `config`. `gradients`: a
 /// file of gradients_of or of the same form, or empty where the criterion needs none. A folder gives a folder

@@ -27,9 +27,9 @@ std::string where(const SourceTensor& tensor, uint64_t index) {
 void refuse_nan(const BlockCount& found, const Plan& plan, std::span<const SourceTensor> tensors,
                 size_t tensor) {
   if (found.nan_count == 0) return;
-  failure("the score {} of '{}' is NaN at {}: its weight or gradient is not a number",
-          formula(plan.scoring.criterion), tensors[tensor].name,
-          where(tensors[tensor], found.first_nan - plan.positions[tensor]));
+  bad_input("the score {} of '{}' is NaN at {}: its weight or gradient is not a number",
+            formula(plan.scoring.criterion), tensors[tensor].name,
+            where(tensors[tensor], found.first_nan - plan.positions[tensor]));
 }
 
 /// Calls visit(block, run) for the runs of a part, in order.
@@ -415,8 +415,8 @@ std::vector<std::vector<UnitScore>> score_units(ParameterSource& source, const P
       if (!std::isnan(units[i].mantissa)) continue;
       const SourceTensor& tensor = source.tensors()[part.tensor];
       const bool row = axis == UnitAxis::row;
-      failure("the score of {} {} of '{}' is NaN: infinite element scores cancel", row ? "row" : "column",
-              i + static_cast<size_t>(row ? part.begin / part.cols : 0), tensor.name);
+      bad_input("the score of {} {} of '{}' is NaN: infinite element scores cancel", row ? "row" : "column",
+                i + static_cast<size_t>(row ? part.begin / part.cols : 0), tensor.name);
     }
     scores.push_back(std::move(units));
   }

@@ -73,7 +73,7 @@ struct ReadingCost {
   uint64_t bracket_misses = 0;  // searches that a bracket did not settle
 };
 
-/// One round of the search over what this source holds of the group's elements. Throws Error(failure) that
+/// One round of the search over what this source holds of the group's elements. Throws Error(bad_input) that
 /// names the tensor and index of the first NaN score.
 Histogram count(ParameterSource& source, const Plan& plan, const PlanGroup& group, const KeyWindow& window,
                 const Limits& limits, ReadingCost* cost = nullptr);

@@ -259,7 +259,7 @@ TEST_P(Prune, NanScoresAreRefused) {
       config.sparsity = sparsity;
       Arrays arrays(backend(), tensors, true);
       MemorySource source(backend(), arrays.memory());
-      EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "'rnn.weight_hh_l0'",
+      EXPECT_SAYS(error_of(source, config, ErrorKind::bad_input), "'rnn.weight_hh_l0'",
                   "index 23 (row 3, column 2)", "NaN");
       for (size_t t = 0; t < tensors.size(); ++t) {
         if (tensors[t].size() == 0) continue;
@@ -282,7 +282,7 @@ TEST_P(Prune, NanScoresAreRefused) {
   config.pattern = "row";
   Arrays arrays(backend(), {tensor}, true);
   MemorySource source(backend(), arrays.memory());
-  EXPECT_SAYS(error_of(source, config, ErrorKind::failure), "row 1 of 'w'", "NaN");
+  EXPECT_SAYS(error_of(source, config, ErrorKind::bad_input), "row 1 of 'w'", "NaN");
 }
 
 COPPICE_FOR_ALL_DEVICES(Prune);

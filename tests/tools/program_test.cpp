@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "tests/data_path.hpp"
+
 namespace coppice::test {
 namespace {
 
@@ -199,6 +201,21 @@ TEST_F(Program, PruneTakesPlainFiles) {
                                        "--include", "rnn.weight.*", "-o", "rows.safetensors", "--json"}));
   EXPECT_EQ(rows.at("groups").size(), 2u);
   EXPECT_EQ(rows.at("groups")[0].at("units"), 48);
+}
+
+/// GRUs that somebody trained and exported under names of their own: gates are told from the shapes, and only
+/// the recurrent layers' matrices take part.
+TEST_F(Program, PruneAndInspectKnowTheGatesOfSomebodysModel) {
+  COPPICE_REQUIRE_DATA("g2p_en");
+  const std::string weights = fs::absolute(data_path("g2p_en/checkpoint20.npz")).string();
+  EXPECT_THAT(works({"inspect", weights}),
+              AllOf(HasSubstr("enc_w_ih"), HasSubstr("768 x 256"), HasSubstr("z 0.0 %")));
+  const Json cut = Json::parse(works({"prune", weights, "--criterion", "magnitude", "--sparsity", "0.8",
+                                      "--scope", "gate", "-o", "cut.safetensors", "--json"}));
+  EXPECT_EQ(cut.at("parameters").at("prunable"), 4 * 768 * 256);
+  ASSERT_EQ(cut.at("groups").size(), 12u);
+  for (const Json& group : cut.at("groups")) EXPECT_EQ(group.at("cut"), 52429) << group;  // 0.8 · 256 · 256
+  EXPECT_THAT(works({"inspect", "cut.safetensors"}), HasSubstr("n 80.0 %"));
 }
 
 TEST_F(Program, StartsFromTrainedWeights) {

@@ -6,6 +6,7 @@
 
 #include "engine/files/input_file.hpp"
 #include "engine/files/weight_file.hpp"
+#include "engine/model/gate_names.hpp"
 #include "engine/model/model_folder.hpp"
 #include "engine/report/json.hpp"
 #include "engine/report/table.hpp"
@@ -46,27 +47,12 @@ Counted count(const WeightFile& file, size_t tensor, int64_t begin, int64_t size
   return counted;
 }
 
-/// Gates as PyTorch stacks them, told from the shape of the recurrent matrix of the same layer: 4·H rows over
-/// H columns are an LSTM's, 3·H a GRU's.
-std::string gates_of(const WeightFile& file, const FileTensor& tensor) {
-  std::string recurrent = tensor.name;
-  const size_t input = recurrent.rfind("weight_ih_l");
-  if (input != std::string::npos) recurrent.replace(input, 11, "weight_hh_l");
-  if (recurrent.rfind("weight_hh_l") == std::string::npos || !file.contains(recurrent)) return "";
-  const std::vector<int64_t>& shape = file.tensor(recurrent).shape;
-  if (shape.size() != 2 || tensor.shape.size() != 2 || shape[1] == 0 || tensor.shape[0] != shape[0])
-    return "";
-  if (shape[0] == 4 * shape[1]) return "ifgo";
-  if (shape[0] == 3 * shape[1]) return "rzn";
-  return "";
-}
-
 std::vector<TensorFacts> facts_of(const WeightFile& file) {
   std::vector<TensorFacts> facts;
   for (size_t t = 0; t < file.tensors().size(); ++t) {
     TensorFacts fact;
     fact.tensor = file.tensors()[t];
-    fact.gate_names = gates_of(file, fact.tensor);
+    fact.gate_names = gate_names_of(file, fact.tensor);
     const int64_t gates = std::max<int64_t>(1, static_cast<int64_t>(fact.gate_names.size()));
     const int64_t size = fact.tensor.size() / gates;
     for (int64_t g = 0; g < gates; ++g) {
