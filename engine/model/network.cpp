@@ -235,6 +235,11 @@ LossTotals Network::take_totals() {
   return {totals[0], totals[1], totals[2]};
 }
 
+void Network::put_totals(const LossTotals& totals) {
+  const double values[] = {totals.loss, totals.correct, totals.count};
+  backend_->upload(values, activations_->totals.data(), sizeof values);
+}
+
 void Network::reset_state() {
   activations_->state_batch = 0;
 }

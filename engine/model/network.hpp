@@ -58,6 +58,8 @@ class Network {
   /// Reads the totals (one wait) and sets them to zero. Whoever trains should not do so at every batch: on a
   /// device it drains the queue.
   LossTotals take_totals();
+  /// What the totals go on from.
+  void put_totals(const LossTotals& totals);
 
   /// Carried state: zero it, or save and restore it (checkpoints). For each recurrent layer in turn [B,
   /// floats a stream]; empty when no batch was seen since `reset_state`. A batch that carries the state must

@@ -19,12 +19,6 @@ std::string_view unit_name(const DataShape& shape) {
   return shape.character ? "characters" : "words";
 }
 
-void add(LossTotals& sum, const LossTotals& more) {
-  sum.loss += more.loss;
-  sum.correct += more.correct;
-  sum.count += more.count;
-}
-
 }  // namespace
 
 double units_of(const Batch& batch, Task task) {
@@ -139,7 +133,6 @@ std::string Trainer::where(int64_t batch) const {
 
 void Trainer::run() {
   began_ = told_ = saved_ = Clock::now();
-  network_->take_totals();
   if (gradual_ && state_.step == 0 && gradual_->cuts_after(0)) cut_along(0);
   while (!state_.finished && state_.epoch < setup_.config.epochs && state_.step < steps_total_) {
     train_epoch();
@@ -159,6 +152,7 @@ void Trainer::train_epoch() {
   const uint64_t key = derive_key(setup_.seed, 0x64726f706f7574);  // dropout's
   setup_.train->start_epoch(setup_.first_epoch + state_.epoch);
   if (state_.batch == 0) network_->reset_state();
+  network_->put_totals(state_.totals);
   epoch_began_ = Clock::now();
   epoch_seconds_before_ = state_.epoch_seconds;
 
@@ -236,7 +230,9 @@ void Trainer::read_back(const Batch& batch) {
   norms_used_ = 0;
   const auto bad = std::find_if(norms.begin(), norms.end(), [](double n) { return !std::isfinite(n); });
   if (std::isfinite(totals.loss) && bad == norms.end()) {
-    add(state_.totals, totals);
+    // They go on where they are: a sum taken up from a checkpoint is made of the same additions.
+    state_.totals = totals;
+    network_->put_totals(totals);
     return;
   }
   const auto value =
@@ -282,6 +278,7 @@ void Trainer::cut_along(int64_t step) {
   }
   setup_.train->start_epoch(setup_.first_epoch + state_.epoch);
   network_->upload_state(state, state_batch);
+  network_->put_totals(state_.totals);
 }
 
 void Trainer::finish_epoch() {
