@@ -172,7 +172,7 @@ void Trainer::train_epoch() {
     if ((b + 1) % group != 0 && b + 1 != batches) continue;
 
     rate_ = rate_at(config, state_.epoch, state_.step, batches);
-    step(batch, rate_);
+    step(rate_);
     state_.batch = b + 1;
     const auto now = Clock::now();
     state_.epoch_seconds = epoch_seconds_before_ + Seconds(now - epoch_began_).count();
@@ -182,7 +182,7 @@ void Trainer::train_epoch() {
     const bool save = config.checkpoint_seconds > 0 &&
                       Seconds(now - saved_).count() >= static_cast<double>(config.checkpoint_seconds);
     if (setup_.save_checkpoint && (stop || save)) {
-      read_back(batch);
+      read_back();
       setup_.save_checkpoint();
       saved_ = Clock::now();
     }
@@ -190,11 +190,11 @@ void Trainer::train_epoch() {
       throw Error(ErrorKind::interrupted, fmt::format("interrupted after {}", where(b)));
     }
   }
-  read_back(batch);
+  read_back();
   finish_epoch();
 }
 
-void Trainer::step(const Batch& batch, double rate) {
+void Trainer::step(double rate) {
   ParameterStore& store = network_->store();
   OptimizerOps& optimizer = network_->backend().optimizer();
   if (gradual_) {
@@ -216,13 +216,13 @@ void Trainer::step(const Batch& batch, double rate) {
                    store.mask(), slot(0), slot(1));
   store.values_changed();
   ++state_.step;
-  if (norms_used_ == read_every_) read_back(batch);
+  if (norms_used_ == read_every_) read_back();
   if (gradual_ && gradual_->cuts_after(state_.step)) cut_along(state_.step);
 }
 
 // Losses and norms of the steps since the last read. A step whose norm is not finite has changed nothing, so
 // the weights that a checkpoint holds are still good.
-void Trainer::read_back(const Batch& batch) {
+void Trainer::read_back() {
   if (norms_used_ == 0) return;
   const LossTotals totals = network_->take_totals();
   const std::vector<double> norms = network_->backend().download(norms_.vector<double>(norms_used_));
@@ -235,27 +235,38 @@ void Trainer::read_back(const Batch& batch) {
     network_->put_totals(totals);
     return;
   }
-  const auto value =
-      std::find_if(batch.features.begin(), batch.features.end(), [](float f) { return !std::isfinite(f); });
   const int64_t per_epoch = steps_per_epoch(setup_.config, setup_.train->batches());
+  const int64_t group = std::max<int64_t>(setup_.config.accumulate, 1);
   const int64_t step = bad == norms.end() ? state_.step : first + (bad - norms.begin());
-  const int64_t b = std::min((step - 1) % per_epoch * std::max<int64_t>(setup_.config.accumulate, 1),
-                             setup_.train->batches() - 1);
-  if (value != batch.features.end()) {
-    const int64_t inputs = std::max<int64_t>(network_->data_shape().inputs, 1);
-    const int64_t row = (value - batch.features.begin()) / inputs;
-    bad_input("{}: the data hold {} (step {}, sequence {} of the batch, feature {}); expected finite numbers",
-              where(b), *value, row / batch.batch, row % batch.batch,
-              (value - batch.features.begin()) % inputs);
-  }
+  const auto batches_end = [&](int64_t s) {
+    return std::min(((s - 1) % per_epoch + 1) * group, setup_.train->batches());
+  };
+  const int64_t b = (step - 1) % per_epoch * group;
+  refuse_unless_finite(bad == norms.end() ? (first - 1) % per_epoch * group : b, batches_end(step));
   if (!std::isfinite(totals.loss)) {
     failure("{}: the loss is {}; a lower rate, or clip, may help", where(b), totals.loss);
   }
   failure("{}: the norm of the gradient is {}; a lower rate, or clip, may help", where(b), *bad);
 }
 
+// Where several steps are read back at once, the batch at fault is long gone: they are read again.
+void Trainer::refuse_unless_finite(int64_t first, int64_t last) {
+  Batch batch;
+  for (int64_t b = first; b < last; ++b) {
+    setup_.train->read(b, batch);
+    const auto value =
+        std::find_if(batch.features.begin(), batch.features.end(), [](float f) { return !std::isfinite(f); });
+    if (value == batch.features.end()) continue;
+    const int64_t inputs = std::max<int64_t>(network_->data_shape().inputs, 1);
+    const int64_t row = (value - batch.features.begin()) / inputs;
+    bad_input("{}: the data hold {} (step {}, sequence {} of the batch, feature {}); expected finite numbers",
+              where(b), *value, row / batch.batch, row % batch.batch,
+              (value - batch.features.begin()) % inputs);
+  }
+}
+
 void Trainer::cut_along(int64_t step) {
-  if (norms_used_ != 0) read_back({});
+  if (norms_used_ != 0) read_back();
   // What follows may run the network over other data.
   const std::vector<float> state = network_->download_state();
   const int64_t state_batch = network_->state_batch();

@@ -106,8 +106,9 @@ class Trainer {
 
   void train_epoch();
   void finish_epoch();
-  void step(const Batch& batch, double rate);
-  void read_back(const Batch& batch);
+  void step(double rate);
+  void read_back();
+  void refuse_unless_finite(int64_t first, int64_t last);  // batches of this epoch
   void cut_along(int64_t step);
   void tell(bool at_end_of_epoch, double valid_loss);
   std::string where(int64_t batch) const;
