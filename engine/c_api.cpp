@@ -79,8 +79,8 @@ coppice::Recipe prune_recipe(const char* const* options, size_t count) {
   std::vector<std::string> overrides = {"data.train=-"};  // nothing is read from it
   for (const std::string& option : option_list(options, count)) {
     const std::string key = option.substr(0, option.find('='));
-    const bool top =
-        key == "seed" || key == "device" || key == "threads" || key.find('.') != std::string::npos;
+    const bool top = key == "seed" || key == "device" || key == "threads" || key == "matmul" ||
+                     key.find('.') != std::string::npos;
     overrides.push_back(top ? option : "prune." + option);
   }
   return coppice::parse_recipe("", "options", overrides);
@@ -251,7 +251,7 @@ coppice_status coppice_session_open(const char* model, int64_t streams, const ch
     }
     const coppice::Recipe recipe = coppice::parse_recipe("", "options", overrides);
     std::unique_ptr<coppice::Backend> backend =
-        coppice::open_backend(recipe.device, {static_cast<int>(recipe.threads)});
+        coppice::open_backend(recipe.device, coppice::backend_options(recipe));
     coppice::SessionOptions session_options;
     session_options.streams = streams;
     session_options.layout = recipe.layout;

@@ -34,6 +34,13 @@
 
 namespace coppice {
 
+BackendOptions backend_options(const Recipe& recipe) {
+  const MatmulPrecision matmul = recipe.matmul == "tf32"   ? MatmulPrecision::tf32
+                                 : recipe.matmul == "bf16" ? MatmulPrecision::bf16
+                                                           : MatmulPrecision::fp32;
+  return {.threads = static_cast<int>(recipe.threads), .matmul = matmul};
+}
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -297,7 +304,9 @@ Run::Run(const fs::path& folder, const RunOptions& options) : folder_(folder), o
 
 void Run::open() {
   std::string note;
-  backend_ = open_backend(recipe_.device, {.threads = static_cast<int>(checkpoint_.threads)}, &note);
+  BackendOptions backend = backend_options(recipe_);
+  backend.threads = static_cast<int>(checkpoint_.threads);
+  backend_ = open_backend(recipe_.device, backend, &note);
   std::optional<Vocabulary> fixed;
   if (!checkpoint_.source.empty()) {
     const ModelDescription source = read_model(checkpoint_.source);
@@ -697,7 +706,7 @@ RunReport retrain_model(const fs::path& model, const Recipe& recipe, const fs::p
 int64_t gradients_of(const fs::path& model, const Recipe& recipe, const fs::path& output,
                      const RunOptions& options) {
   check_output(output.string(), options.force ? Existing::replace : Existing::refuse);
-  const auto backend = open_backend(recipe.device, {.threads = static_cast<int>(recipe.threads)});
+  const auto backend = open_backend(recipe.device, backend_options(recipe));
   const ModelDescription description = read_model(model);
   const DataSet data =
       open_data(recipe.data, recipe.seed, description.vocabulary ? &*description.vocabulary : nullptr,

@@ -9,6 +9,7 @@
 #include "engine/prune/prune_file.hpp"
 #include "engine/report/run_report.hpp"
 #include "engine/train/progress.hpp"
+#include "kernels/backend.hpp"
 
 namespace coppice {
 
@@ -25,6 +26,9 @@ struct RunOptions {
   ProgressListener* listener = nullptr;
   const StopToken* stop = nullptr;  // set: save a checkpoint, then throw Error(interrupted)
 };
+
+/// How the recipe's device is to be opened.
+BackendOptions backend_options(const Recipe& recipe);
 
 /// data → train dense (or load weights) → evaluate → gradients → prune → evaluate → retrain with the masks
 /// held → evaluate → run sparse, check it against the masked model, evaluate → the dense model trained on for

@@ -10,10 +10,17 @@ tools/dependencies.sh
 
 echo "== The program: build/coppice"
 settings=()
-[ -f build/CMakeCache.txt ] || settings=(-DCMAKE_BUILD_TYPE=Release -DCOPPICE_TESTS=OFF)
+if [ ! -f build/CMakeCache.txt ]; then
+  settings=(-DCMAKE_BUILD_TYPE=Release -DCOPPICE_TESTS=OFF)
+  # Compiling for GPUs takes minutes, so only where there is one.
+  cuda=OFF
+  nvidia-smi >/dev/null 2>&1 && cuda=AUTO
+  settings+=("-DCOPPICE_CUDA=$cuda")
+fi
 cmake -S . -B build -G Ninja "${settings[@]}" >build.log 2>&1 || { cat build.log >&2; exit 1; }
 rm -f build.log
 cmake --build build --target coppice
+if cmake --build build --target help | grep -q '^coppice_cuda:'; then cmake --build build --target coppice_cuda; fi
 
 echo "== The text: build/kjv.txt"
 if [ ! -s build/kjv.txt ]; then

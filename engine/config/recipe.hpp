@@ -95,7 +95,8 @@ struct Recipe {
   std::string name = "run";
   uint64_t seed = 1;
   std::string device = "auto";
-  int64_t threads = 0;  // 0 = all cores
+  int64_t threads = 0;          // 0 = all cores
+  std::string matmul = "fp32";  // fp32 | tf32 | bf16
   DataConfig data;
   ModelConfig model;
   TrainConfig train;

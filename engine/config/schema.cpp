@@ -111,6 +111,9 @@ std::vector<RecipeKey> make_keys() {
        "initial weights, shuffles, dropout and the random criterion follow from it", at_least(0)},
       {"", "device", COPPICE_AT(device), "auto, cpu, cuda or cuda:N", any()},
       {"", "threads", COPPICE_AT(threads), "CPU threads; 0 = all cores", between(0, 4096)},
+      {"", "matmul", COPPICE_AT(matmul),
+       "what a GPU rounds the factors of dense products to; their sums are fp32 always",
+       one_of({"fp32", "tf32", "bf16"})},
 
       {"data", "kind", COPPICE_AT(data.kind),
        "a language model's text, labelled sequences, or generated sequences",

@@ -181,14 +181,15 @@ TEST(Pipeline, VerbByVerbIsTheRun) {
   const PruneReport pruned = prune_model(scratch / "dense", scratch / "g.safetensors", recipe.prune,
                                          recipe.seed, scratch / "pruned", false, test::test_device(), 1);
   EXPECT_EQ(pruned.outcome.kept, whole.parameters.kept);
-  const EvaluateReport cut =
-      evaluate_model(scratch / "pruned", {.data = scratch / "text.txt", .device = test::test_device(), .threads = 1});
+  const EvaluateReport cut = evaluate_model(
+      scratch / "pruned", {.data = scratch / "text.txt", .device = test::test_device(), .threads = 1});
   EXPECT_EQ(cut.metric, "perplexity");
   const RunReport retrained = retrain_model(scratch / "pruned", recipe, scratch / "retrained");
   EXPECT_EQ(retrained.retrained->loss, whole.retrained->loss);
   EXPECT_TRUE(test::bytes_of(scratch / "retrained/weights.safetensors") ==
               test::bytes_of(scratch / "whole/retrained/weights.safetensors"));
-  const EvaluateOptions sparse{.data = scratch / "text.txt", .sparse = true, .device = test::test_device(), .threads = 1};
+  const EvaluateOptions sparse{
+      .data = scratch / "text.txt", .sparse = true, .device = test::test_device(), .threads = 1};
   EvaluateOptions dense = sparse;
   dense.sparse = false;
   EXPECT_NEAR(evaluate_model(scratch / "retrained", sparse).metrics.loss,

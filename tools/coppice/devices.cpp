@@ -11,7 +11,11 @@ namespace coppice::program {
 void add_devices(CLI::App& program) {
   auto options = std::make_shared<Command>();
   CLI::App& verb = *program.add_subcommand("devices", "List devices, and why one can't be used");
-  verb.footer("Example:\n  coppice devices --json");
+  verb.footer(
+      "Example:\n  coppice devices --json\n\n"
+      "GPUs are served by libcoppice_cuda.so, from beside the program, from where `cmake --install` puts it,\n"
+      "or from the file that COPPICE_CUDA_LIBRARY names. COPPICE_CUDA_MEMORY limits the bytes that it takes of\n"
+      "a GPU's memory, and CUDA_VISIBLE_DEVICES says which GPUs there are.");
   options->add_manners(verb);
   verb.callback([options] {
     const std::vector<DeviceListing> devices = list_devices();
