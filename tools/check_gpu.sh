@@ -29,36 +29,39 @@ done
 [ ${#pieces[@]} -gt 0 ] || pieces=(tests sanitizer bench)
 
 launcher=()
-command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
 
-# compile FOLDER [cmake settings...]
-compile() {
+# configure FOLDER [cmake settings...]
+configure() {
   local folder=$1
   shift
   tools/dependencies.sh --tests --bench
   echo "== Building $folder"
   cmake --preset cuda -B "$folder" "${launcher[@]}" "$@" >/dev/null
-  cmake --build "$folder" -- --quiet
 }
 
 # The suites that run on a device. The others look at files, or at the program where it was built.
-packed_suites='test_(backend|dense|csr|recurrence|sequence|optimizer|prune|layers|reference|train|pipeline|golden)'
+packed_suites=(backend dense csr recurrence sequence optimizer prune layers reference train pipeline golden)
 
 make_pack() {
-  compile build-gpu-pack -DCMAKE_CUDA_ARCHITECTURES="${COPPICE_GPU_ARCHITECTURE:-90}-real"
+  local folder=build-gpu-pack yardsticks file library kib
+  configure $folder -DCMAKE_CUDA_ARCHITECTURES="${COPPICE_GPU_ARCHITECTURE:-90}-real"
+  mapfile -t yardsticks < <(cmake --build $folder --target help | grep -oE '^(bench_recurrent_gpu_cudnn|selection_cub):' |
+    tr -d :)
+  cmake --build $folder --target coppice coppice_cuda "${packed_suites[@]/#/test_}" bench_training \
+    bench_selection_gpu bench_recurrent_gpu "${yardsticks[@]}" -- --quiet
   rm -rf "$pack"
   mkdir -p "$pack/tests" "$pack/bench" "$pack/lib"
-  local file library
-  install -s build-gpu-pack/coppice build-gpu-pack/libcoppice_cuda.so "$pack"
-  while read -r file; do install -s "$file" "$pack/tests"; done \
-    < <(find build-gpu-pack/tests -type f -executable -regextype egrep -regex ".*/$packed_suites")
+  install -s $folder/coppice $folder/libcoppice_cuda.so "$pack"
+  for file in "${packed_suites[@]}"; do
+    install -s "$(find $folder/tests -type f -executable -name "test_$file")" "$pack/tests"
+  done
   while read -r file; do install -s "$file" "$pack/bench"; done \
-    < <(find build-gpu-pack/bench -maxdepth 1 -type f -executable -name 'bench_*')
+    < <(find $folder/bench -maxdepth 1 -type f -executable -name 'bench_*')
   # What these are linked to, but for what any machine with the vendor's libraries has, and newer than here perhaps.
   while read -r library; do cp -L "$library" "$pack/lib"; done < <(
     find "$pack" -type f -executable -exec ldd {} + 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
       grep -Ev '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libcu[a-zA-Z]*|libnv[a-zA-Z]*)\.so')
-  local kib
   kib=$(du -sk "$pack" | cut -f1)
   echo "$pack: $((kib / 1024)) MiB"
   [ "$kib" -lt $((64 * 1024)) ] || { echo "That is more than 64 MiB." >&2; exit 1; }
@@ -187,7 +190,8 @@ if [ -n "$pack" ]; then
 fi
 if [ -z "$build" ]; then
   build='build-cuda'
-  compile "$build"
+  configure "$build"
+  cmake --build "$build" -- --quiet
 fi
 build=$(cd "$build" && pwd)
 logs=$build/results
