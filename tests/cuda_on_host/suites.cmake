@@ -48,6 +48,12 @@ if(NOT COPPICE_SANITIZE)
 endif()
 coppice_on_host(pipeline WHOLE FILTER "${jobs}" ORDERS random:1)
 
+# The backend's core against calls that fail.
+add_executable(test_cuda_core core_test.cpp)
+target_link_libraries(test_cuda_core PRIVATE cuda_backend_on_host cuda_emulator coppice_kernels GTest::gtest_main)
+add_test(NAME cuda_core COMMAND test_cuda_core)
+set_tests_properties(cuda_core PROPERTIES LABELS fast)
+
 # The program finds the library, and the library a device.
 add_test(NAME cuda_on_host_devices COMMAND coppice devices)
 set_tests_properties(cuda_on_host_devices PROPERTIES LABELS fast

@@ -1,5 +1,5 @@
-// What nvcc made of the CUDA backend. Nothing here needs a GPU; where the backend is not built, the cases skip and
-// say why.
+// What nvcc made of the CUDA backend. Nothing here needs a GPU; where the backend is not built, the cases
+// skip and say why.
 
 #include <gtest/gtest.h>
 
@@ -41,8 +41,8 @@ TEST(CudaLibrary, ExportsItsOneSymbol) {
   EXPECT_NE(symbols[0].find(" T coppice_open_backend"), std::string::npos) << symbols[0];
 }
 
-// With the driver's own library among what it needs, it would not even load where there is no driver, and could not
-// say so.
+// With the driver's own library among what it needs, it would not even load where there is no driver, and
+// could not say so.
 TEST(CudaLibrary, NeedsTheToolkitAndNotTheDriver) {
   COPPICE_NEED_LIBRARY();
   std::string needed;
