@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <source_location>
@@ -22,8 +23,10 @@ namespace coppice::cuda_on_host {
 
 using Location = std::source_location;
 
-// ---- Kernels
-// --------------------------------------------------------------------------------------------------
+template <class T, class... Others>
+concept OneOf = (std::same_as<T, Others> || ...);
+
+// ---- Kernels ----
 
 struct Parameter {
   size_t size;
@@ -75,8 +78,7 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Param
   return cudaLaunchKernelExC(config, function, pointers);
 }
 
-// ---- Threads that wait for each other
-// -------------------------------------------------------------------------
+// ---- Threads that wait for each other ----
 
 enum class BarrierResult { count, all, any };
 /// __syncthreads and its variants: the predicate of all threads of the block that have not exited, combined.
@@ -98,8 +100,7 @@ void fence();
 /// Where an atomic operation happens, others may come first.
 void at_atomic();
 
-// ---- Shared memory
-// --------------------------------------------------------------------------------------------
+// ---- Shared memory ----
 
 /// The block's object for the declaration `key`, made and filled with 0xff by the first thread that asks. It
 /// is aligned to its type and no more (up to 8 bytes), so that wider loads from it stand out.

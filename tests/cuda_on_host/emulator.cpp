@@ -91,8 +91,15 @@ Chance& chance() {
   return instance;
 }
 
+const char*& running_library_call() {
+  static const char* call = nullptr;
+  return call;
+}
+
 void fault_text(std::string_view kind, std::string_view text) {
-  fmt::print(stderr, "cuda_on_host: {}: {}{}\n", kind, text, describe_running_thread());
+  std::string where = describe_running_thread();
+  if (running_library_call() != nullptr) where = fmt::format("; in {}", running_library_call());
+  fmt::print(stderr, "cuda_on_host: {}: {}{}\n", kind, text, where);
   std::fflush(nullptr);
   _exit(kFaultExitCode);  // destructors would run on a fiber's stack, with the device in disorder
 }

@@ -20,8 +20,7 @@
 //   COPPICE_CUDA_MULTIPROCESSORS=N                   how many blocks' worth of hardware (4)
 namespace coppice::cuda_on_host {
 
-// ---- Work
-// -----------------------------------------------------------------------------------------------------
+// ---- Work ----
 
 /// Puts `work` into the stream: it runs in stream order, with device memory accessible, and not before
 /// something waits for the stream. A stream that is being captured records it instead, and every launch of
@@ -39,8 +38,7 @@ void require_host(const void* data, size_t bytes, const char* what);
 /// Whether the stream is being captured right now, so that calls that can't be captured may refuse.
 bool capturing(cudaStream_t stream);
 
-// ---- Faults
-// ---------------------------------------------------------------------------------------------------
+// ---- Faults ----
 
 /// What a process that made a mistake exits with.
 inline constexpr int kFaultExitCode = 86;
@@ -62,16 +60,14 @@ void fail_nothing();
 /// What this call is to return instead of working; 0: it works. Every fake function asks once, first of all.
 int injected(const char* call);
 
-// ---- Order
-// ----------------------------------------------------------------------------------------------------
+// ---- Order ----
 
 /// Forward and reverse run one block after the other. Random also mixes a few blocks, lets go at atomics and,
 /// where several streams have work, picks one by chance; the same seed gives the same run.
 enum class Order { forward, reverse, random };
 void set_order(Order order, uint64_t seed = 1);
 
-// ---- The device
-// -----------------------------------------------------------------------------------------------
+// ---- The device ----
 
 void set_device_count(int devices);
 void set_device_memory(size_t bytes);

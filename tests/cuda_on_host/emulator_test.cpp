@@ -3,7 +3,9 @@
 #include <cuda_runtime_api.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <functional>
 #include <vector>
 
@@ -277,6 +279,46 @@ TEST(Emulator, CallsThatAreToldToFail) {
   EXPECT_EQ(cudaFree(data), cudaSuccess);
   EXPECT_STREQ(cudaGetErrorName(cudaErrorMemoryAllocation), "cudaErrorMemoryAllocation");
   EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
+}
+
+/// Run by the next test, in a process whose environment it may choose.
+TEST(Emulator, DISABLED_UnderItsEnvironment) {
+  int count = 0;
+  EXPECT_EQ(cudaGetDeviceCount(&count), cudaErrorInitializationError);
+  EXPECT_EQ(cudaGetDeviceCount(&count), cudaErrorInitializationError);
+  EXPECT_EQ(cudaGetDeviceCount(&count), cudaSuccess);
+  EXPECT_EQ(count, 3);
+  size_t left = 0;
+  size_t total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&left, &total), cudaSuccess);
+  EXPECT_EQ(total, 12'345u);
+  void* data = nullptr;
+  EXPECT_EQ(cudaMalloc(&data, 8), cudaSuccess);
+  EXPECT_EQ(cudaFree(data), cudaErrorIllegalAddress);
+  cudaDeviceProp properties{};
+  EXPECT_EQ(cudaGetDeviceProperties(&properties, 2), cudaSuccess);
+  EXPECT_EQ(properties.multiProcessorCount, 7);
+}
+
+[[noreturn]] void run_under(const char* variable, const char* value) {
+  unsetenv("GTEST_OUTPUT");  // the report is this process's
+  setenv("COPPICE_CUDA_ORDER", "random:5", 1);
+  setenv("COPPICE_CUDA_DEVICES", "3", 1);
+  setenv("COPPICE_CUDA_TOTAL_MEMORY", "12345", 1);
+  setenv("COPPICE_CUDA_MULTIPROCESSORS", "7", 1);
+  setenv("COPPICE_CUDA_FAIL", "cudaGetDeviceCount:0:3:2,cudaFree:0:700", 1);
+  setenv(variable, value, 1);
+  execl("/proc/self/exe", "test", "--gtest_filter=Emulator.DISABLED_UnderItsEnvironment",
+        "--gtest_also_run_disabled_tests", nullptr);
+  std::exit(1);
+}
+
+TEST(Emulator, ReadsItsEnvironment) {
+  EXPECT_EXIT(run_under("COPPICE_CUDA_ORDER", "reverse"), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(run_under("COPPICE_CUDA_ORDER", "sideways"), testing::ExitedWithCode(kFaultExitCode),
+              "cuda_on_host: environment: COPPICE_CUDA_ORDER: \"sideways\"");
+  EXPECT_EXIT(run_under("COPPICE_CUDA_FAIL", "cudaMalloc:x"), testing::ExitedWithCode(kFaultExitCode),
+              "cuda_on_host: environment: COPPICE_CUDA_FAIL: \"x\" is not a number");
 }
 
 TEST(Emulator, MemoryRunsOut) {

@@ -103,8 +103,7 @@ std::vector<int> firsts(const std::vector<int>& x, size_t lanes) {
   return y;
 }
 
-// ---- Threads of a block
-// ---------------------------------------------------------------------------------------
+// ---- Threads of a block ----
 
 TEST(Faults, MissingBarrier) {
   expect_right(reverse_blocks, numbers(), nothing(), reversed_blocks(numbers()));
@@ -171,8 +170,7 @@ TEST(Faults, ShuffleFromALaneOutsideOfTheMask) {
   expect_fault(broadcast_in_halves, "lane not in mask: ");
 }
 
-// ---- Memory of a kernel
-// ---------------------------------------------------------------------------------------
+// ---- Memory of a kernel ----
 
 std::vector<int> incremented(std::vector<int> x) {
   for (int& value : x) ++value;
@@ -234,8 +232,7 @@ TEST(Faults, TooMuchSharedMemory) {
   expect_fault(kernel, "shared memory: 65536 bytes in a block, which may have 49152", 2);
 }
 
-// ---- Blocks
-// ---------------------------------------------------------------------------------------------------
+// ---- Blocks ----
 
 TEST(Faults, RaceBetweenBlocks) {
   const Kernel kernel = [](Version version, const int*, int* y, int n, cudaStream_t stream) {
@@ -269,8 +266,7 @@ TEST(Faults, MissingGridBarrier) {
   expect_race(kernel, numbers(), nothing(), expected);
 }
 
-// ---- Callers
-// --------------------------------------------------------------------------------------------------
+// ---- Callers ----
 
 TEST(Faults, HostPointerToAKernel) {
   expect_fault(

@@ -36,5 +36,7 @@ Chance& chance();
 
 /// Where a fault happens while a kernel runs: "; kernel K, block (...), thread (...)".
 std::string describe_running_thread();
+/// What a stream is running for a library; null: nothing.
+const char*& running_library_call();
 
 }  // namespace coppice::cuda_on_host

@@ -158,9 +158,14 @@ cudaError_t refuse_while_capturing(CUstream_st& stream) {
   return cudaErrorStreamCaptureUnsupported;
 }
 
-void enqueue(cudaStream_t handle, std::function<void()> work, const char*) {
+void enqueue(cudaStream_t handle, std::function<void()> work, const char* what) {
   const std::scoped_lock lock(runtime_lock());
-  record_error(push(stream_of(handle), {NodeKind::library, std::move(work)}));
+  const auto named = [work = std::move(work), what] {
+    running_library_call() = what;
+    work();
+    running_library_call() = nullptr;
+  };
+  record_error(push(stream_of(handle), {NodeKind::library, named}));
 }
 
 bool capturing(cudaStream_t handle) {
