@@ -153,18 +153,21 @@ run_bench() {
   echo "== Benchmarks on ${card:-an unnamed card}"
   # With cuDNN as the yardstick, where that program starts.
   if [ -x "${program}_cudnn" ] && ! ldd "${program}_cudnn" | grep -q 'not found'; then program+=_cudnn; fi
-  if "$program" --device cuda --benchmark_filter="${only:-.*}" --benchmark_list_tests 2>/dev/null | grep -q /; then
-    echo "step/..., training/..."
-    if "$program" --device cuda --benchmark_filter="${only:-.*}" --benchmark_out="$out" \
-        --benchmark_out_format=json >"$logs/recurrent.log" 2>&1; then
+  local filter=--benchmark_filter=${only:-.*} list
+  if ! list=$("$program" --device cuda "$filter" --benchmark_list_tests 2>"$logs/recurrent.log"); then
+    cat "$logs/recurrent.log"
+    failed=$((failed + 1))
+    return
+  fi
+  if grep -q / <<<"$list"; then
+    echo "step, training: $(grep -c / <<<"$list") benchmarks"
+    if "$program" --device cuda "$filter" --benchmark_out="$out" --benchmark_out_format=json \
+        >"$logs/recurrent.log" 2>&1; then
       runs+=("$out")
     else
       tail -n 20 "$logs/recurrent.log"
       failed=$((failed + 1))
     fi
-  elif [ -z "$only" ]; then
-    "$program" --device cuda --benchmark_list_tests || true  # says why
-    failed=$((failed + 1))
   fi
   local criterion
   for criterion in magnitude taylor fisher; do
@@ -173,7 +176,7 @@ run_bench() {
   measure selection/sorting bench_selection_cub
   measure language-model/2x512 bench_training --device cuda --work train_lm --layers 2
   measure language-model/2x1500 bench_training --device cuda --work train_lm --layers 2 --hidden 1500 --time 35
-  [ ${#runs[@]} -gt 0 ] || return
+  [ ${#runs[@]} -gt 0 ] || { echo "No benchmark was run"; failed=$((failed + 1)); return; }
 
   mkdir -p "$results"
   file=$results/${card:-gpu}-$(date +%F).json
