@@ -182,6 +182,7 @@ run_bench() {
   file=$results/${card:-gpu}-$(date +%F).json
   if command -v python3 >/dev/null; then
     python3 bench/gpu_results.py "$file" "${runs[@]}"
+    echo "Written to $file"
   else
     echo "No python3 here, so no table. The figures are in: ${runs[*]}"
   fi
