@@ -5,14 +5,15 @@
 #   COPPICE_CUDA_INCLUDE   folders of cuda_runtime_api.h, cublas_v2.h and cusparse.h, or empty: enough for the tests that
 #                          run the kernels on the host
 #   COPPICE_CUDA_LIBRARIES cudart, cublas and cusparse (shared), or empty when one of them is missing
-set(roots ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT} $ENV{CUDA_HOME} $ENV{CUDA_PATH} /usr/local/cuda)
+set(named ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT})
+set(roots ${named} $ENV{CUDA_HOME} $ENV{CUDA_PATH} /usr/local/cuda)
 find_program(COPPICE_NVCC nvcc HINTS ${CMAKE_CUDA_COMPILER} ${roots} PATH_SUFFIXES bin
              DOC "The CUDA compiler")
 if(COPPICE_NVCC)
   get_filename_component(bin "${COPPICE_NVCC}" REALPATH)
   get_filename_component(bin "${bin}" DIRECTORY)
   get_filename_component(beside "${bin}" DIRECTORY)
-  list(PREPEND roots ${beside})
+  set(roots ${named} ${beside} ${roots})  # what belongs to this compiler, unless another place was named
 endif()
 set(includes "")
 set(libraries "")
@@ -20,12 +21,12 @@ foreach(part "cudart;cuda_runtime;cuda_runtime_api.h" "cublas;cublas;cublas_v2.h
   list(GET part 0 name)
   list(GET part 1 package)
   list(GET part 2 header)
-  set(places ${roots})
+  set(places "")
   foreach(root IN LISTS roots)
-    list(APPEND places ${root}/../${package})
+    list(APPEND places ${root} ${root}/../${package})
   endforeach()
   find_path(COPPICE_${name}_INCLUDE ${header} HINTS ${places} PATH_SUFFIXES include targets/x86_64-linux/include)
-  find_library(COPPICE_${name}_LIBRARY NAMES ${name} lib${name}.so.13 lib${name}.so.12 HINTS ${places}
+  find_library(COPPICE_${name}_LIBRARY NAMES ${name} lib${name}.so.13 lib${name}.so.12 NAMES_PER_DIR HINTS ${places}
                PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
   mark_as_advanced(COPPICE_${name}_INCLUDE COPPICE_${name}_LIBRARY)
   list(APPEND includes ${COPPICE_${name}_INCLUDE})
