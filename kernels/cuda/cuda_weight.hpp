@@ -9,10 +9,11 @@ namespace coppice::cuda {
 
 /// What the layouts on the device share: products that a recurrence may capture into a graph and replay.
 ///
-/// After the first product of a kind (multiply or multiply_transposed, with or without adding to what is there)
-/// and number of rows has run outside of a capture, the same product allocates nothing and asks nothing of the
-/// device that a capture forbids. A replayed product reads the values as they are then, so `refresh` must write
-/// them where they were; whatever moves them, the indices or a workspace says so with `moved`.
+/// After the first product of a kind (multiply or multiply_transposed, with or without adding to what is
+/// there) and number of rows has run outside of a capture, the same product allocates nothing and asks
+/// nothing of the device that a capture forbids. A replayed product reads the values as they are then, so
+/// `refresh` must write them where they were; whatever moves them, the indices or a workspace says so with
+/// `moved`.
 class CudaWeight : public Weight {
  public:
   /// A number under which captured products stay good: no other weight of the process has or had it, and it
