@@ -225,9 +225,11 @@ coppice_status coppice_prune_file(const char* weights, const char* gradients, co
                                   uint64_t* kept) {
   return guarded([&] {
     const coppice::Recipe recipe = prune_recipe(options, option_count);
+    coppice::PruneFiles files;
+    if (gradients != nullptr) files.gradients.push_back(gradients);
     const coppice::PruneReport report = coppice::prune_model(
-        required(weights, "weights"), gradients == nullptr ? "" : gradients, recipe.prune, recipe.seed,
-        required(output, "output"), false, recipe.device, recipe.threads, {force != 0, nullptr, nullptr});
+        required(weights, "weights"), files, recipe.prune, recipe.seed, required(output, "output"),
+        recipe.device, recipe.threads, {force != 0, nullptr, nullptr});
     if (kept != nullptr) *kept = report.outcome.kept;
   });
 }

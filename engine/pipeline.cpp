@@ -19,6 +19,7 @@
 #include "engine/config/schema.hpp"
 #include "engine/data/data.hpp"
 #include "engine/files/atomic_write.hpp"
+#include "engine/files/input_file.hpp"
 #include "engine/files/safetensors.hpp"
 #include "engine/model/model_folder.hpp"
 #include "engine/prune/gradients.hpp"
@@ -124,16 +125,6 @@ std::vector<int64_t> fingerprint(const DataSet& data) {
 
 bool has_batches(const std::unique_ptr<BatchSource>& source) {
   return source && source->batches() > 0;
-}
-
-void check_same_shape(const DataShape& model, const DataShape& data, const fs::path& path) {
-  const auto check = [&](const char* what, int64_t expected, int64_t found) {
-    if (expected != found)
-      bad_input("{}: the model expects {} {}, the data have {}", path.string(), expected, what, found);
-  };
-  check("inputs a step", model.inputs, data.inputs);
-  check("tokens", model.vocabulary, data.vocabulary);
-  check("classes", model.classes, data.classes);
 }
 
 /// The split on which models are compared.
@@ -686,6 +677,16 @@ uint64_t Run::weight_file_bytes(const std::string& name) const {
 
 }  // namespace
 
+void check_same_shape(const DataShape& model, const DataShape& data, const fs::path& path) {
+  const auto check = [&](const char* what, int64_t expected, int64_t found) {
+    if (expected != found)
+      bad_input("{}: the model expects {} {}, the data have {}", path.string(), expected, what, found);
+  };
+  check("inputs a step", model.inputs, data.inputs);
+  check("tokens", model.vocabulary, data.vocabulary);
+  check("classes", model.classes, data.classes);
+}
+
 RunReport run_recipe(const Recipe& recipe, const fs::path& folder, const RunOptions& options) {
   return Run("run", recipe, folder, options).execute();
 }
@@ -741,36 +742,45 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   return report;
 }
 
-PruneReport prune_model(const fs::path& weights, const fs::path& gradients, const PruneConfig& config,
-                        uint64_t seed, const fs::path& output, bool sparse_encoding,
-                        const std::string& device, int64_t threads, const RunOptions& options) {
+PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneConfig& config, uint64_t seed,
+                        const fs::path& output, const std::string& device, int64_t threads,
+                        const RunOptions& options) {
   const Existing existing = options.force ? Existing::replace : Existing::refuse;
-  check_output(output.string(), existing);
+  if (!files.dry_run) check_output(output.string(), existing);
   const auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
   if (!is_model_folder(weights)) {
-    return prune_file(weights, gradients, config, seed, output, sparse_encoding, *backend, existing);
+    return prune_file(weights, files, config, seed, output, *backend, existing);
   }
-  const ModelDescription description = read_model(weights);
-  const std::unique_ptr<Network> network = load_model(*backend, weights);
-  ParameterStore& store = network->store();
-  if (const fs::path masks = weights / "masks.safetensors"; fs::exists(masks)) load_masks(masks, store);
-  const Statistic kind = statistic_of(find_criterion(config.criterion));
-  GradientStatistics statistics;
-  if (kind != Statistic::none) {
-    if (gradients.empty()) {
-      bad_input("prune.criterion \"{}\" scores by gradients; expected a file of them, found none",
-                config.criterion);
-    }
-    statistics = load_gradients(gradients, store);
-  }
-  PruneReport report;
-  report.outcome = prune_store(store, config, seed, kind, statistics.of(kind), -1.0);
-  report.bytes_before = static_cast<uint64_t>(fs::file_size(weights / "weights.safetensors"));
+  read_model(weights);
+  const fs::path own_masks = weights / "masks.safetensors", inside = weights / "weights.safetensors";
+  if (files.masks.empty() && fs::exists(own_masks)) files.masks = own_masks;
+  if (files.dry_run) return prune_file(inside, files, config, seed, output, *backend, existing);
   AtomicFolder folder(output.string(), existing);
-  report.bytes_after = static_cast<uint64_t>(
-      write_model(*network, description.data, description.vocabulary ? &*description.vocabulary : nullptr,
-                  folder.building(), sparse_encoding ? WeightEncoding::sparse : WeightEncoding::plain));
-  save_masks(fs::path(folder.building()) / "masks.safetensors", store);
+  PruneReport report = prune_into_folder(inside, files, config, seed, folder.building(),
+                                         "weights.safetensors", output.string(), *backend);
+  write_file((fs::path(folder.building()) / "model.json").string(),
+             read_file((weights / "model.json").string()));
+  folder.commit();
+  return report;
+}
+
+ConvertReport convert_model(const fs::path& input, Encoding encoding, const fs::path& output,
+                            const RunOptions& options) {
+  const Existing existing = options.force ? Existing::replace : Existing::refuse;
+  check_output(output.string(), existing);
+  if (!is_model_folder(input)) {
+    return convert_weights(*open_weights(input.string()), output.string(), encoding, existing);
+  }
+  read_model(input);
+  AtomicFolder folder(output.string(), existing);
+  const fs::path building = folder.building();
+  ConvertReport report =
+      convert_weights(*open_weights(input.string()), (building / "weights.safetensors").string(), encoding);
+  for (const char* name : {"model.json", "masks.safetensors"}) {
+    if (!fs::exists(input / name)) continue;
+    write_file((building / name).string(), read_file((input / name).string()));
+    ++report.files;
+  }
   folder.commit();
   return report;
 }

@@ -6,6 +6,8 @@
 #include <string>
 
 #include "engine/config/recipe.hpp"
+#include "engine/data/batch.hpp"
+#include "engine/files/weight_output.hpp"
 #include "engine/prune/prune_file.hpp"
 #include "engine/report/run_report.hpp"
 #include "engine/train/progress.hpp"
@@ -56,14 +58,20 @@ RunReport retrain_model(const std::filesystem::path& model, const Recipe& recipe
 int64_t gradients_of(const std::filesystem::path& model, const Recipe& recipe,
                      const std::filesystem::path& output, const RunOptions& options = {});
 
-/// Cuts a model's folder, or a plain file of weights (safetensors, sharded, npz), by `config`. `gradients`: a
-/// file of gradients_of or of the same form, or empty where the criterion needs none. A folder gives a folder
-/// with masks.safetensors inside; a file gives a safetensors file with zeros and `output`.masks.safetensors
-/// beside it. `sparse_encoding` writes the weights in the sparse encoding.
-PruneReport prune_model(const std::filesystem::path& weights, const std::filesystem::path& gradients,
-                        const PruneConfig& config, uint64_t seed, const std::filesystem::path& output,
-                        bool sparse_encoding, const std::string& device, int64_t threads,
-                        const RunOptions& options = {});
+/// Cuts a model's folder, or weights of any kind (safetensors, sharded, npz), by `config`; what is read
+/// beside them and how stands in engine/prune/prune_file.hpp. A model gives a model, with masks.safetensors
+/// and report.json inside; a file gives a safetensors file with zeros, and `output`.masks.safetensors and
+/// `output`.report.json beside it; a sharded checkpoint gives a folder of the same shards.
+PruneReport prune_model(const std::filesystem::path& weights, PruneFiles files, const PruneConfig& config,
+                        uint64_t seed, const std::filesystem::path& output, const std::string& device,
+                        int64_t threads, const RunOptions& options = {});
+
+/// Writes a model's folder or a file of weights plain or in the sparse encoding, every bit kept.
+ConvertReport convert_model(const std::filesystem::path& input, Encoding encoding,
+                            const std::filesystem::path& output, const RunOptions& options = {});
+
+/// Throws Error(bad_input) that says what differs, unless data fit the model in `path`.
+void check_same_shape(const DataShape& model, const DataShape& data, const std::filesystem::path& path);
 
 struct EvaluateOptions {
   std::filesystem::path data;  // a file; empty: the held-out split of `recipe`

@@ -175,7 +175,7 @@ std::vector<RecipeKey> make_keys() {
       {"prune", "reduce", COPPICE_AT(prune.reduce), "row, column: how element scores become the unit's",
        one_of({"sum", "mean", "max", "l2", "product"})},
       {"prune", "scope", COPPICE_AT(prune.scope), "units that compete for one threshold",
-       one_of({"global", "tensor", "gate"})},
+       one_of({"global", "tensor", "gate", "row"})},
       {"prune", "sparsity", COPPICE_AT(prune.sparsity), "share of the units that is cut, exactly",
        between(0, 1)},
       {"prune", "percentile", COPPICE_AT(prune.percentile),

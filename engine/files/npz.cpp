@@ -523,6 +523,11 @@ NpzFile::NpzFile(const std::string& path) : WeightFile(path), file_(path), cache
 
 NpzFile::~NpzFile() = default;
 
+bool NpzFile::random_access() const {
+  return std::none_of(members_.begin(), members_.end(),
+                      [](const Member& member) { return member.deflated || member.fortran; });
+}
+
 void NpzFile::read_elements(size_t tensor, int64_t begin, int64_t count, void* out) const {
   const int64_t width = size_of(tensors()[tensor].dtype);
   if (members_[tensor].fortran) return read_transposed(tensor, begin, count, out);

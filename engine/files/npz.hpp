@@ -26,6 +26,8 @@ class NpzFile final : public WeightFile {
   std::string_view format() const override { return bare_ ? "npy" : "npz"; }
   int64_t stored_bytes(size_t tensor) const override { return members_[tensor].compressed; }
 
+  bool random_access() const override;
+
   /// Where a member's bytes lie.
   struct Member {
     std::string name;          // as the archive spells it

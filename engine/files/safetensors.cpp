@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "engine/files/sparse_encoding.hpp"
 #include "engine/files/strict_json.hpp"
 #include "kernels/error.hpp"
 
@@ -151,7 +152,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : WeightFile(path), fi
   std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
-  const int64_t data = 8 + length;
+  const int64_t data = data_ = 8 + length;
   const int64_t available = file_.size() - data;
   int64_t expected = 0;
   std::vector<FileTensor> tensors;
@@ -182,6 +183,12 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : WeightFile(path), fi
   set_tensors(std::move(tensors));
 }
 
+std::string SafetensorsFile::header_bytes() const {
+  std::string bytes(static_cast<size_t>(data_), '\0');
+  file_.read_at(0, bytes.data(), data_);
+  return bytes;
+}
+
 void SafetensorsFile::read_elements(size_t tensor, int64_t begin, int64_t count, void* out) const {
   const int64_t width = size_of(tensors()[tensor].dtype);
   file_.read_at(offsets_[tensor] + begin * width, out, count * width);
@@ -209,8 +216,14 @@ ShardedSafetensors::ShardedSafetensors(const std::string& index_path) : WeightFi
   std::vector<FileTensor> tensors;
   for (auto& [name, number] : numbers) {
     number = shards_.size();
-    shards_.push_back(std::make_unique<SafetensorsFile>((folder / name).string()));
-    const SafetensorsFile& shard = *shards_.back();
+    names_.push_back(name);
+    auto file = std::make_unique<SafetensorsFile>((folder / name).string());
+    if (is_sparse_encoded(*file)) {
+      shards_.push_back(std::make_unique<SparseEncodedFile>(std::move(file)));
+    } else {
+      shards_.push_back(std::move(file));
+    }
+    const WeightFile& shard = *shards_.back();
     for (size_t i = 0; i < shard.tensors().size(); ++i) {
       const FileTensor& tensor = shard.tensors()[i];
       const auto entry = index["weight_map"].find(tensor.name);
@@ -223,7 +236,7 @@ ShardedSafetensors::ShardedSafetensors(const std::string& index_path) : WeightFi
     }
   }
   for (const auto& [tensor, file] : index["weight_map"].items()) {
-    const SafetensorsFile& shard = *shards_[numbers.at(file.get<std::string>())];
+    const WeightFile& shard = *shards_[numbers.at(file.get<std::string>())];
     if (!shard.contains(tensor)) {
       bad_input("{}: weight_map places tensor \"{}\" in {}, which does not hold it", index_path, tensor,
                 file.get<std::string>());
@@ -235,6 +248,10 @@ ShardedSafetensors::ShardedSafetensors(const std::string& index_path) : WeightFi
     }
   }
   set_tensors(std::move(tensors));
+}
+
+int64_t ShardedSafetensors::stored_bytes(size_t tensor) const {
+  return shards_[places_[tensor].first]->stored_bytes(places_[tensor].second);
 }
 
 void ShardedSafetensors::read_elements(size_t tensor, int64_t begin, int64_t count, void* out) const {
@@ -283,6 +300,15 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<FileTe
   file_.reserve(8 + static_cast<int64_t>(length) + end);
   file_.write(&length, 8);
   file_.write(text);
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path, const SafetensorsFile& like, Existing existing)
+    : WeightWriter(path, like.tensors()), file_(path, existing), offsets_(like.offsets()) {
+  const std::string header = like.header_bytes();
+  int64_t bytes = static_cast<int64_t>(header.size());
+  for (const FileTensor& tensor : like.tensors()) bytes += tensor.bytes();
+  file_.reserve(bytes);
+  file_.write(header);
 }
 
 void SafetensorsWriter::write_elements(size_t tensor, int64_t begin, int64_t count, const void* data) {

@@ -56,6 +56,8 @@ class WeightFile {
   std::vector<float> read_f32(std::string_view name) const;
   std::vector<double> read_f64(std::string_view name) const;
 
+  /// True where reading a few elements anywhere costs a few elements.
+  virtual bool random_access() const { return true; }
   /// Bytes that the tensor takes in the file: fewer than tensors()[i].bytes() when encoded or compressed.
   virtual int64_t stored_bytes(size_t tensor) const { return tensors_[tensor].bytes(); }
 

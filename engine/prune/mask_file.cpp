@@ -62,6 +62,29 @@ void load_masks(const std::filesystem::path& file, ParameterStore& store) {
   store.values_changed();
 }
 
+FileTensor mask_entry(const FileTensor& tensor) {
+  return {tensor.name, DType::u8, {tensor.size() / 8 + (tensor.size() % 8 != 0)}};
+}
+
+std::pair<std::string, std::string> mask_shape(const FileTensor& tensor) {
+  return {"shape:" + tensor.name, fmt::format("{}", fmt::join(tensor.shape, ","))};
+}
+
+void check_masks(const WeightFile& masks, const WeightFile& weights) {
+  for (const FileTensor& mask : masks.tensors()) {
+    if (!weights.contains(mask.name)) {
+      bad_input("{}: has a mask of \"{}\", which {} does not hold", masks.path(), mask.name, weights.path());
+    }
+    const FileTensor& tensor = weights.tensor(mask.name);
+    const auto [key, text] = mask_shape(tensor);
+    const auto shape = masks.metadata().find(key);
+    if (mask.dtype != DType::u8 || mask.shape != mask_entry(tensor).shape ||
+        (shape != masks.metadata().end() && shape->second != text)) {
+      bad_input("{}: the mask of \"{}\" isn't that of a tensor of shape [{}]", masks.path(), mask.name, text);
+    }
+  }
+}
+
 void masks_of_zeros(ParameterStore& store) {
   store.enable_mask();
   for (const Segment& segment : store.segments()) {

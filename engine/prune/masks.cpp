@@ -20,7 +20,10 @@ uint64_t write_part(ParameterSource& source, const Plan& plan, const PlanPart& p
     uint64_t here = 0;
     source.read(part.tensor, begin, end - begin, plan.statistic, true, [&](const ParameterSource::Run& run) {
       const ScoreBlock block = block_of(plan, tensors, part.tensor, run);
-      if (plan.pattern == Pattern::element) {
+      if (plan.scope == Scope::row) {
+        here += apply_rows(source.backend(), plan, block, part, run.begin - part.begin, cut.rows, run.output,
+                           run.mask);
+      } else if (plan.pattern == Pattern::element) {
         here += ops.apply(plan.scoring, block, cut.place, run.output, run.mask);
       } else {
         const UnitAxis axis = plan.pattern == Pattern::row ? UnitAxis::row : UnitAxis::column;
@@ -32,15 +35,6 @@ uint64_t write_part(ParameterSource& source, const Plan& plan, const PlanPart& p
     total += here;
   }
   return total;
-}
-
-uint64_t count_kept(ParameterSource& source, const Plan& plan, size_t tensor, int64_t begin, int64_t count) {
-  if (count == 0) return 0;
-  uint64_t kept = 0;
-  source.read(tensor, begin, count, Statistic::none, false, [&](const ParameterSource::Run& run) {
-    kept += source.backend().selection().count_kept(block_of(plan, source.tensors(), tensor, run));
-  });
-  return kept;
 }
 
 }  // namespace coppice

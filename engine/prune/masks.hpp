@@ -4,14 +4,17 @@
 #include <vector>
 
 #include "engine/prune/plan.hpp"
+#include "engine/prune/row_select.hpp"
 #include "engine/prune/source.hpp"
 #include "kernels/selection.hpp"
 
 namespace coppice {
 
-/// Where one part of a group is cut: at a place in the total order of elements, or by unit.
+/// Where one part of a group is cut: at a place in the total order of elements, at a place of its own in
+/// every row, or by unit.
 struct PartCut {
   Place place{};                     // element pattern
+  std::vector<RowPlace> rows;        // the same, scope row
   std::vector<uint64_t> kept_units;  // row and column: ⌈units/64⌉ words of bits, 1 = keep
 };
 
@@ -20,8 +23,5 @@ struct PartCut {
 /// ([tensor.gates]) how many elements of each gate are cut now, and returns their sum.
 uint64_t write_part(ParameterSource& source, const Plan& plan, const PlanPart& part, const PartCut& cut,
                     std::vector<uint64_t>& cut_by_gate);
-
-/// How many elements of [begin, begin + count) of a tensor the source says are not cut already.
-uint64_t count_kept(ParameterSource& source, const Plan& plan, size_t tensor, int64_t begin, int64_t count);
 
 }  // namespace coppice

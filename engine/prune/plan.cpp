@@ -48,7 +48,11 @@ std::vector<bool> matches(std::string_view key, const std::vector<std::string>& 
     }
     bool any = false;
     for (size_t i = 0; i < tensors.size(); ++i) {
-      if (!RE2::FullMatch(tensors[i].name, expression)) continue;
+      const auto matches_name = [&](const std::string& name) { return RE2::FullMatch(name, expression); };
+      if (!matches_name(tensors[i].name) &&
+          std::none_of(tensors[i].aliases.begin(), tensors[i].aliases.end(), matches_name)) {
+        continue;
+      }
       matched[i] = any = true;
     }
     if (!any)
@@ -86,6 +90,14 @@ void set_targets(Plan& plan) {
     }
     if (plan.percentile) continue;
     group.cut = units_to_cut(plan.sparsity, group.units);
+    if (plan.scope == Scope::row) {
+      group.cut = 0;
+      for (const PlanPart& part : group.parts) {
+        if (part.cols == 0) continue;
+        const uint64_t cols = static_cast<uint64_t>(part.cols);
+        group.cut += part.units / cols * units_to_cut(plan.sparsity, cols);
+      }
+    }
     const uint64_t most = group.units - protected_units;
     if (group.cut > most) {
       bad_input(
@@ -119,8 +131,13 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
                                 {"max", Reduce::max},
                                 {"l2", Reduce::l2},
                                 {"product", Reduce::product}});
-  plan.scope = chosen<Scope>("scope", config.scope,
-                             {{"global", Scope::global}, {"tensor", Scope::tensor}, {"gate", Scope::gate}});
+  plan.scope = chosen<Scope>(
+      "scope", config.scope,
+      {{"global", Scope::global}, {"tensor", Scope::tensor}, {"gate", Scope::gate}, {"row", Scope::row}});
+  if (plan.scope == Scope::row && plan.pattern != Pattern::element) {
+    bad_input("prune.scope is 'row' but prune.pattern is '{}': what competes within a row are elements",
+              config.pattern);
+  }
   const bool overridden = !(sparsity < 0.0);
   plan.sparsity = overridden ? sparsity : config.sparsity;
   check_range("sparsity", plan.sparsity, 1.0);
@@ -132,8 +149,8 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
   check_range("min_density", plan.min_density, 1.0);
   const Scope protected_scope = chosen<Scope>("min_density_scope", config.min_density_scope,
                                               {{"tensor", Scope::tensor}, {"gate", Scope::gate}});
-  const bool by_gate =
-      plan.scope == Scope::gate || (plan.min_density > 0.0 && protected_scope == Scope::gate);
+  const bool by_gate = plan.scope == Scope::gate ||
+                       (plan.scope != Scope::row && plan.min_density > 0.0 && protected_scope == Scope::gate);
   if (by_gate && plan.scope != Scope::gate && plan.pattern == Pattern::column) {
     bad_input(
         "prune.min_density_scope = 'gate' can't protect columns, which cross all gates of a tensor, unless "
@@ -178,7 +195,8 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
                 tensor.gates);
     }
     if (tensor.dtype == DType::f64) plan.scoring.wide = true;
-    if (plan.scope == Scope::tensor) plan.groups.push_back({tensor.name, {}, 0, 0});
+    if (plan.scope == Scope::tensor || plan.scope == Scope::row)
+      plan.groups.push_back({tensor.name, {}, 0, 0});
     const int64_t pieces = by_gate ? tensor.gates : 1;
     const int64_t rows = tensor.rows() / pieces;
     for (int64_t piece = 0; piece < pieces; ++piece) {
@@ -192,7 +210,12 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
       part.position = plan.pattern == Pattern::element
                           ? plan.positions[index] + static_cast<uint64_t>(part.begin)
                           : unit_position;
-      part.at_least = static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(part.units)));
+      const auto protected_of = [&](uint64_t units) {
+        return static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(units)));
+      };
+      part.at_least = plan.scope == Scope::row
+                          ? static_cast<uint64_t>(rows) * protected_of(static_cast<uint64_t>(part.cols))
+                          : protected_of(part.units);
       unit_position += part.units;
       plan.groups.back().parts.push_back(part);
     }

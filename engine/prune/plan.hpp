@@ -13,7 +13,7 @@
 namespace coppice {
 
 enum class Pattern : uint8_t { element, row, column };
-enum class Scope : uint8_t { global, tensor, gate };
+enum class Scope : uint8_t { global, tensor, gate, row };
 
 /// A tensor, or one gate of it, within a group: the piece that a minimum density protects, and that is cut at
 /// one place. Always whole rows, so a contiguous run of elements.
@@ -27,7 +27,8 @@ struct PlanPart {
   uint64_t at_least = 0;  // units that the minimum density protects
 };
 
-/// The units that compete for one threshold.
+/// The units that compete for one threshold. With scope row a group is a tensor, in which every row competes
+/// for itself and `cut` counts them all.
 struct PlanGroup {
   std::string name;             // "all", a tensor's name, or "tensor:gate"
   std::vector<PlanPart> parts;  // in the total order

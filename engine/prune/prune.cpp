@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "engine/prune/masks.hpp"
+#include "engine/prune/percentile.hpp"
 #include "engine/prune/plan.hpp"
 #include "engine/prune/select.hpp"
 #include "kernels/error.hpp"
@@ -25,41 +26,16 @@ struct GroupCut {
       0;  // what the selection expects; in percentile mode of elements only the writing tells
 };
 
-/// NumPy's linear percentile in float64: the rank (n − 1)·(p / 100), and where between which two units it
-/// lies.
-struct PercentileRank {
-  uint64_t lower = 0;
-  uint64_t upper = 0;
-  double fraction = 0.0;
-
-  PercentileRank(double percentile, uint64_t units) {
-    const double rank = static_cast<double>(units - 1) * (percentile / 100.0);
-    lower = std::min(static_cast<uint64_t>(std::floor(rank)), units - 1);
-    fraction = rank - static_cast<double>(lower);
-    upper = fraction > 0.0 ? std::min(lower + 1, units - 1) : lower;
-  }
-};
-
-/// NumPy's interpolation, operation by operation. Between infinite scores there is none: the upper one is
-/// taken, which cuts the same units as any value between the two.
-double interpolate(double lower, double upper, double fraction) {
-  if (fraction == 0.0) return lower;
-  if (!std::isfinite(lower) || !std::isfinite(upper)) return upper;
-  const double difference = upper - lower;
-  return fraction < 0.5 ? lower + difference * fraction : upper - difference * (1.0 - fraction);
-}
-
 /// The place right behind a unit: it is cut, the next one stays.
 Place behind(const Place& place) {
   return {place.key, place.position + 1};
 }
 
 /// Units of each part that are cut already. Elements only; rows and columns know from their scores.
-std::vector<uint64_t> cut_already(ParameterSource& source, const Plan& plan, const PlanGroup& group) {
+std::vector<uint64_t> cut_already(ParameterSource& source, const PlanGroup& group) {
   std::vector<uint64_t> cut;
   for (const PlanPart& part : group.parts) {
-    cut.push_back(static_cast<uint64_t>(part.count) -
-                  count_kept(source, plan, part.tensor, part.begin, part.count));
+    cut.push_back(static_cast<uint64_t>(part.count) - source.count_kept(part.tensor, part.begin, part.count));
   }
   return cut;
 }
@@ -74,7 +50,7 @@ GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGr
                          ReadingCost& cost) {
   GroupCut result;
   result.parts.resize(group.parts.size());
-  const std::vector<uint64_t> already = cut_already(source, plan, group);
+  const std::vector<uint64_t> already = cut_already(source, group);
 
   Limits limits;
   if (plan.min_density > 0.0) {
@@ -101,7 +77,7 @@ GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGr
     const auto score = [&](const Place& place) {
       return place.key == kCutAlready ? -kInfinity : score_of(plan.scoring, place.key);
     };
-    result.threshold = interpolate(score(places.front()), score(places.back()), rank.fraction);
+    result.threshold = coppice::interpolate(score(places.front()), score(places.back()), rank.fraction);
     result.threshold_text = fmt::format("{}", result.threshold);
     cut = {key_at_least(plan.scoring, result.threshold), 0};
   } else {
@@ -124,27 +100,54 @@ GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGr
   return result;
 }
 
-/// A finished unit with its place; units that are cut already come before all others.
-struct RankedUnit {
-  UnitScore score;
-  uint64_t position = 0;
+GroupCut select_each_row(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                         ReadingCost& cost) {
+  GroupCut result;
+  result.threshold_text = "by row";
+  for (const PlanPart& part : group.parts) {
+    PartCut cut;
+    cut.rows = select_rows(source, plan, part, result.cut_units, cost);
+    result.parts.push_back(std::move(cut));
+  }
+  return result;
+}
+
+/// A unit by its part and its number in it: large models have millions of rows.
+struct UnitIndex {
+  uint32_t part = 0;
+  uint32_t unit = 0;
 };
 
-bool before(const RankedUnit& a, const RankedUnit& b) {
-  const bool a_kept = a.score.kept != 0, b_kept = b.score.kept != 0;
-  if (a_kept != b_kept) return b_kept;
-  if (a_kept) {
-    if (less(a.score, b.score)) return true;
-    if (less(b.score, a.score)) return false;
-  }
-  return a.position < b.position;
-}
+/// Finished scores of a group's units and their order: units that are cut already come before all others,
+/// ties go by position.
+class RankedUnits {
+ public:
+  explicit RankedUnits(std::vector<std::vector<UnitScore>> scores) : scores_(std::move(scores)) {}
 
-const RankedUnit& at_rank(std::vector<RankedUnit>& units, uint64_t rank) {
-  const auto nth = units.begin() + static_cast<ptrdiff_t>(rank);
-  std::nth_element(units.begin(), nth, units.end(), before);
-  return *nth;
-}
+  const std::vector<UnitScore>& part(size_t index) const { return scores_[index]; }
+  const UnitScore& score(UnitIndex unit) const { return scores_[unit.part][unit.unit]; }
+
+  bool before(UnitIndex a, UnitIndex b) const {
+    const UnitScore &score_a = score(a), &score_b = score(b);
+    const bool a_kept = score_a.kept != 0, b_kept = score_b.kept != 0;
+    if (a_kept != b_kept) return b_kept;
+    if (a_kept) {
+      if (less(score_a, score_b)) return true;
+      if (less(score_b, score_a)) return false;
+    }
+    return a.part != b.part ? a.part < b.part : a.unit < b.unit;
+  }
+
+  UnitIndex at_rank(std::vector<UnitIndex>& units, uint64_t rank) const {
+    const auto nth = units.begin() + static_cast<ptrdiff_t>(rank);
+    std::nth_element(units.begin(), nth, units.end(),
+                     [this](UnitIndex a, UnitIndex b) { return before(a, b); });
+    return *nth;
+  }
+
+ private:
+  std::vector<std::vector<UnitScore>> scores_;
+};
 
 /// As a float64, and as text also where that can't hold it.
 void set_threshold(GroupCut& result, const UnitScore& score) {
@@ -172,7 +175,7 @@ UnitScore interpolate(const UnitScore& lower, const UnitScore& upper, double fra
   };
   int exponent = 0;
   UnitScore result;
-  result.mantissa = std::frexp(interpolate(scaled(lower), scaled(upper), fraction), &exponent);
+  result.mantissa = std::frexp(coppice::interpolate(scaled(lower), scaled(upper), fraction), &exponent);
   result.exponent = result.mantissa == 0.0 ? 0 : scale + exponent;
   result.kept = 1;
   return result;
@@ -181,63 +184,57 @@ UnitScore interpolate(const UnitScore& lower, const UnitScore& upper, double fra
 GroupCut select_units(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
   GroupCut result;
   result.parts.resize(group.parts.size());
-  const std::vector<std::vector<UnitScore>> scores = score_units(source, plan, group, cost);
-
-  std::vector<std::vector<RankedUnit>> parts;
-  std::vector<RankedUnit> all;
-  uint64_t already = 0;
-  for (size_t i = 0; i < group.parts.size(); ++i) {
-    std::vector<RankedUnit> units;
-    for (size_t u = 0; u < scores[i].size(); ++u) {
-      units.push_back({scores[i][u], group.parts[i].position + u});
-      if (scores[i][u].kept == 0) ++already;
-    }
-    all.insert(all.end(), units.begin(), units.end());
-    parts.push_back(std::move(units));
-  }
+  const RankedUnits ranked(score_units(source, plan, group, cost));
 
   // The best units of each part are out of the competition.
-  std::vector<RankedUnit> eligible = all;
-  std::vector<std::optional<RankedUnit>> first_protected(parts.size());
-  if (plan.min_density > 0.0) {
-    eligible.clear();
-    for (size_t i = 0; i < parts.size(); ++i) {
-      std::vector<RankedUnit> units = parts[i];
-      uint64_t cut = 0;
-      for (const RankedUnit& unit : units) cut += unit.score.kept == 0 ? 1 : 0;
-      const uint64_t limit = std::max(group.parts[i].units - group.parts[i].at_least, cut);
-      if (limit < units.size()) first_protected[i] = at_rank(units, limit);
-      eligible.insert(eligible.end(), units.begin(), units.begin() + static_cast<ptrdiff_t>(limit));
+  std::vector<UnitIndex> eligible;
+  std::vector<std::optional<UnitIndex>> first_protected(group.parts.size());
+  uint64_t already = 0;
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    std::vector<UnitIndex> units;
+    uint64_t cut = 0;
+    for (size_t u = 0; u < ranked.part(p).size(); ++u) {
+      units.push_back({static_cast<uint32_t>(p), static_cast<uint32_t>(u)});
+      cut += ranked.part(p)[u].kept == 0 ? 1 : 0;
     }
+    already += cut;
+    uint64_t limit = units.size();
+    if (plan.min_density > 0.0) {
+      limit = std::max(group.parts[p].units - group.parts[p].at_least, cut);
+      if (limit < units.size()) first_protected[p] = ranked.at_rank(units, limit);
+    }
+    // A percentile is one of all units, protected or not.
+    if (plan.percentile) limit = units.size();
+    eligible.insert(eligible.end(), units.begin(), units.begin() + static_cast<ptrdiff_t>(limit));
   }
 
   // is_cut(unit) says on which side of the cut a unit lies, protection aside.
-  std::function<bool(const RankedUnit&)> is_cut = [](const RankedUnit&) { return false; };
-  if (plan.percentile && !all.empty()) {
+  std::function<bool(UnitIndex)> is_cut = [](UnitIndex) { return false; };
+  if (plan.percentile && !eligible.empty()) {
     const PercentileRank rank(*plan.percentile, group.units);
     const auto score_at = [&](uint64_t r) {
-      const RankedUnit unit = at_rank(all, r);
-      return unit.score.kept == 0 ? UnitScore{-kInfinity, 0, 0} : unit.score;
+      const UnitScore& score = ranked.score(ranked.at_rank(eligible, r));
+      return score.kept == 0 ? UnitScore{-kInfinity, 0, 0} : score;
     };
     const UnitScore lower = score_at(rank.lower);
     const UnitScore threshold = interpolate(lower, score_at(rank.upper), rank.fraction);
     set_threshold(result, threshold);
-    is_cut = [threshold](const RankedUnit& unit) { return less(unit.score, threshold); };
+    is_cut = [&ranked, threshold](UnitIndex unit) { return less(ranked.score(unit), threshold); };
   } else if (!plan.percentile) {
     const uint64_t target = std::max(group.cut, already);
     if (target > 0) {
-      const RankedUnit last = at_rank(eligible, target - 1);
-      if (last.score.kept != 0) set_threshold(result, last.score);
-      is_cut = [last](const RankedUnit& unit) { return !before(last, unit); };
+      const UnitIndex last = ranked.at_rank(eligible, target - 1);
+      if (ranked.score(last).kept != 0) set_threshold(result, ranked.score(last));
+      is_cut = [&ranked, last](UnitIndex unit) { return !ranked.before(last, unit); };
     }
   }
-  for (size_t i = 0; i < parts.size(); ++i) {
-    std::vector<uint64_t>& kept = result.parts[i].kept_units;
-    kept.assign((parts[i].size() + 63) / 64, 0);
-    for (size_t u = 0; u < parts[i].size(); ++u) {
-      const RankedUnit& unit = parts[i][u];
-      const bool safe = first_protected[i] && !before(unit, *first_protected[i]);
-      if (unit.score.kept != 0 && (safe || !is_cut(unit))) {
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    std::vector<uint64_t>& kept = result.parts[p].kept_units;
+    kept.assign((ranked.part(p).size() + 63) / 64, 0);
+    for (size_t u = 0; u < ranked.part(p).size(); ++u) {
+      const UnitIndex unit{static_cast<uint32_t>(p), static_cast<uint32_t>(u)};
+      const bool safe = first_protected[p] && !ranked.before(unit, *first_protected[p]);
+      if (ranked.score(unit).kept != 0 && (safe || !is_cut(unit))) {
         kept[u / 64] |= uint64_t{1} << (u % 64);
       } else {
         ++result.cut_units;
@@ -273,8 +270,9 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
   ReadingCost cost;
   std::vector<GroupCut> cuts;
   for (const PlanGroup& group : plan.groups) {
-    cuts.push_back(plan.pattern == Pattern::element ? select_elements(source, plan, group, cost)
-                                                    : select_units(source, plan, group, cost));
+    cuts.push_back(plan.scope == Scope::row           ? select_each_row(source, plan, group, cost)
+                   : plan.pattern == Pattern::element ? select_elements(source, plan, group, cost)
+                                                      : select_units(source, plan, group, cost));
   }
 
   PruneOutcome outcome;
@@ -305,13 +303,13 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
       tensor.kept = tensor.size - sum(cut_by_gate[t]);
       outcome.kept += tensor.kept;
     } else {
-      tensor.kept = count_kept(source, plan, t, 0, tensors[t].size());
+      tensor.kept = source.count_kept(t, 0, tensors[t].size());
     }
     for (size_t gate = 0; gate < tensor.gate_size.size(); ++gate) {
       const int64_t size = static_cast<int64_t>(tensor.gate_size[gate]);
       tensor.gate_kept.push_back(plan.selected[t]
                                      ? tensor.gate_size[gate] - cut_by_gate[t][gate]
-                                     : count_kept(source, plan, t, static_cast<int64_t>(gate) * size, size));
+                                     : source.count_kept(t, static_cast<int64_t>(gate) * size, size));
     }
     outcome.total += tensor.size;
     outcome.tensors.push_back(std::move(tensor));

@@ -1,120 +1,340 @@
 #include "engine/prune/prune_file.hpp"
 
-#include <fmt/ranges.h>
+#include <re2/re2.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "engine/files/safetensors.hpp"
 #include "engine/files/sparse_encoding.hpp"
 #include "engine/files/weight_file.hpp"
+#include "engine/files/weight_output.hpp"
 #include "engine/model/gate_names.hpp"
+#include "engine/prune/default_tensors.hpp"
+#include "engine/prune/file_source.hpp"
 #include "engine/prune/gradients.hpp"
-#include "engine/prune/source.hpp"
+#include "engine/prune/mask_file.hpp"
+#include "engine/prune/plan.hpp"
+#include "engine/report/json.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
 namespace {
 
-/// One tensor of a plain file of weights, in memory.
-struct PlainTensor {
-  std::vector<std::byte> raw;  // as in the file
-  std::vector<float> values;   // as selection sees them; f64 tensors are scored from `raw`
-  std::vector<float> statistic;
-  std::vector<double> statistic64;
-  std::vector<uint64_t> mask;
+namespace fs = std::filesystem;
+
+constexpr int64_t kLeastMemory = int64_t{4} << 20;
+
+/// Where everything goes that is written.
+struct Places {
+  fs::path weights;  // a file, or the folder of shards
+  bool one_file = true;
+  fs::path masks;
+  fs::path report;
+  fs::path workspace;  // a name under which plain files may lie until they are encoded
+  Existing existing = Existing::refuse;
+  std::string shown;  // in the report
 };
+
+std::unique_ptr<RE2> compiled(std::string_view option, const std::string& pattern) {
+  auto expression = std::make_unique<RE2>(pattern, RE2::Quiet);
+  if (!expression->ok()) {
+    bad_input("{}: '{}' is no regular expression: {}", option, pattern, expression->error());
+  }
+  return expression;
+}
+
+/// Calls take(tensor) for the tensors whose whole names match; Error(bad_input) where none does.
+template <class Take>
+void for_matches(std::string_view option, const std::string& pattern, const WeightFile& file, Take take) {
+  const std::unique_ptr<RE2> expression = compiled(option, pattern);
+  bool any = false;
+  for (size_t i = 0; i < file.tensors().size(); ++i) {
+    if (!RE2::FullMatch(file.tensors()[i].name, *expression)) continue;
+    take(i);
+    any = true;
+  }
+  if (!any) bad_input("{}: '{}' matches no tensor of {}", option, pattern, file.path());
+}
+
+std::vector<FileTensorOptions> options_of(const WeightFile& file, const PruneFiles& files,
+                                          const std::vector<std::vector<size_t>>& tied) {
+  const std::vector<FileTensor>& tensors = file.tensors();
+  const bool recurrent = std::any_of(tensors.begin(), tensors.end(), [](const FileTensor& tensor) {
+    return is_recurrent_weight(tensor.name) && tensor.shape.size() == 2;
+  });
+  std::vector<FileTensorOptions> options(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    options[i].gate_names = gate_names_of(file, tensors[i]);
+    options[i].gates = std::max<int64_t>(1, static_cast<int64_t>(options[i].gate_names.size()));
+    options[i].prunable = recurrent ? is_recurrent_weight(tensors[i].name) && is_floating(tensors[i].dtype)
+                                    : reason_to_keep(tensors[i]).empty();
+  }
+  for (const auto& [pattern, count] : files.gates) {
+    if (count < 1) bad_input("--gates: '{}={}' expects one gate or more", pattern, count);
+    for_matches("--gates", pattern, file, [&](size_t i) {
+      const FileTensor& tensor = tensors[i];
+      if (tensor.shape.empty() || tensor.shape[0] % count != 0) {
+        bad_input("--gates: '{}' has {} rows, which {} gates don't share evenly", tensor.name,
+                  tensor.shape.empty() ? 1 : tensor.shape[0], count);
+      }
+      options[i].gates = count;
+      options[i].gate_names.clear();
+    });
+  }
+  for (const std::string& pattern : files.keep_diagonal) {
+    for_matches("--keep-diagonal", pattern, file, [&](size_t i) {
+      if (tensors[i].shape.size() != 2) {
+        bad_input("--keep-diagonal: '{}' has {} dimensions, expected a matrix", tensors[i].name,
+                  tensors[i].shape.size());
+      }
+      options[i].keep_diagonal = is_floating(tensors[i].dtype);
+    });
+  }
+  for (const std::vector<size_t>& group : tied) {
+    FileTensorOptions& first = options[group.front()];
+    for (size_t member = 1; member < group.size(); ++member) {
+      FileTensorOptions& other = options[group[member]];
+      first.prunable = first.prunable && other.prunable;
+      first.keep_diagonal = first.keep_diagonal || other.keep_diagonal;
+      if (first.gates == 1) first.gates = other.gates, first.gate_names = other.gate_names;
+      first.tied.push_back(group[member]);
+      other.is_tied = true;
+    }
+  }
+  return options;
+}
+
+/// The files of a cut, written as it streams by.
+class FileOutput final : public CutOutput {
+ public:
+  /// Masks of the tensors with these numbers are written.
+  FileOutput(const WeightFile& file, const std::string& path, bool one_file, Existing existing,
+             const std::string& masks_path, Existing masks_existing, const std::set<size_t>& masked)
+      : weights_(file, path, one_file, existing), masks_of_(file.tensors().size(), kNone) {
+    std::vector<FileTensor> entries;
+    std::map<std::string, std::string> shapes;
+    for (size_t number : masked) {
+      entries.push_back(mask_entry(file.tensors()[number]));
+      shapes.insert(mask_shape(file.tensors()[number]));
+    }
+    masks_ = std::make_unique<SafetensorsWriter>(masks_path, entries, std::move(shapes), masks_existing);
+    for (size_t number : masked) masks_of_[number] = masks_->index(file.tensors()[number].name);
+  }
+
+  void write(size_t tensor, int64_t begin, int64_t count, const void* data) override {
+    weights_.write(tensor, begin, count, data);
+  }
+  void write_mask(size_t tensor, int64_t begin, int64_t count, const void* bytes) override {
+    if (masks_of_[tensor] != kNone) masks_->write(masks_of_[tensor], begin, count, bytes);
+  }
+  void finish_weights() { weights_.finish(); }
+  void finish_masks() { masks_->finish(); }
+
+ private:
+  static constexpr size_t kNone = ~size_t{0};
+  WeightOutput weights_;
+  std::unique_ptr<SafetensorsWriter> masks_;
+  std::vector<size_t> masks_of_;
+};
+
+/// What masks alone leave.
+PruneOutcome masked_outcome(FileSource& source) {
+  PruneOutcome outcome;
+  for (size_t t = 0; t < source.tensors().size(); ++t) {
+    const SourceTensor& info = source.tensors()[t];
+    TensorOutcome tensor;
+    tensor.name = info.name;
+    tensor.shape = info.shape;
+    tensor.pruned = source.masked(t);
+    tensor.size = static_cast<uint64_t>(info.size());
+    tensor.kept = source.count_kept(t, 0, info.size());
+    outcome.total += tensor.size;
+    if (tensor.pruned) {
+      outcome.prunable += tensor.size;
+      outcome.kept += tensor.kept;
+    }
+    outcome.tensors.push_back(std::move(tensor));
+  }
+  outcome.passes = 1;
+  outcome.groups.push_back({"all", outcome.prunable, outcome.prunable - outcome.kept, std::nan(""), "masks"});
+  return outcome;
+}
+
+PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& files,
+                     const PruneConfig& wanted, uint64_t seed, const Places& places, Backend& backend) {
+  if (files.memory != 0 && files.memory < kLeastMemory) {
+    bad_input("--memory is {} bytes; expected at least {}", files.memory, kLeastMemory);
+  }
+  PruneConfig config = wanted;
+  const bool wanda = !files.masks_only && config.criterion == kWanda;
+  if (wanda && files.activations.empty()) {
+    bad_input("the criterion wanda weighs by the norms of inputs; expected a file of --activations");
+  }
+  if (!wanda && !files.activations.empty()) {
+    bad_input("--activations serve the criterion wanda alone; found '{}'", config.criterion);
+  }
+  // |w|·‖x‖ is |w|·Σ|g| of another statistic: one rounding, the same kernel.
+  if (wanda) config.criterion = to_string(Criterion::taylor_absolute);
+  const Criterion criterion = files.masks_only ? Criterion::magnitude : find_criterion(config.criterion);
+  if (!wanda && statistic_of(criterion) != Statistic::none && files.gradients.empty()) {
+    bad_input("prune.criterion \"{}\" scores by gradients; expected a file of them, found none",
+              config.criterion);
+  }
+  if (!files.keep_diagonal.empty() && (criterion == Criterion::random || config.pattern != "element")) {
+    bad_input("--keep-diagonal keeps single weights: it can't be had with pattern '{}' and criterion '{}'",
+              config.pattern, config.criterion);
+  }
+
+  std::vector<std::unique_ptr<WeightFile>> gradients;
+  ScoreFiles scores;
+  for (const fs::path& path : files.gradients) {
+    gradients.push_back(open_weights(path.string()));
+    if (!wanda) scores.gradients.push_back(gradients.back().get());
+  }
+  const auto opened = [](const fs::path& path) {
+    return path.empty() ? nullptr : open_weights(path.string());
+  };
+  const std::unique_ptr<WeightFile> activations = opened(files.activations), masks = opened(files.masks);
+  scores.activations = activations.get();
+  scores.masks = masks.get();
+
+  const std::vector<std::vector<size_t>> tied = find_tied(*file);
+  const std::vector<FileTensorOptions> options = options_of(*file, files, tied);
+  FileSource source(backend, *file, scores, options, files.memory);
+
+  PruneReport report;
+  report.weights = file->path();
+  report.output = places.shown;
+  report.criterion = files.masks_only ? "masks" : wanted.criterion;
+  report.formula = files.masks_only ? "" : std::string(source.formula_of(criterion));
+  report.scope = config.scope;
+  report.pattern = config.pattern;
+  report.sparsity = config.sparsity;
+  report.percentile = config.percentile;
+  report.seed = seed;
+  for (const std::vector<size_t>& group : tied) {
+    std::vector<std::string>& names = report.tied.emplace_back();
+    for (size_t member : group) names.push_back(file->tensors()[member].name);
+  }
+
+  std::set<size_t> masked;  // numbers in the file
+  const std::vector<bool> selected = files.masks_only ? std::vector<bool>(source.tensors().size(), false)
+                                                      : make_plan(source.tensors(), config, seed).selected;
+  for (size_t t = 0; t < source.tensors().size(); ++t) {
+    const size_t number = source.file_tensor(t);
+    if (selected[t] || source.masked(t)) {
+      masked.insert(number);
+      masked.insert(options[number].tied.begin(), options[number].tied.end());
+      continue;
+    }
+    const std::string_view reason = reason_to_keep(file->tensors()[number]);
+    report.carried.push_back({source.tensors()[t].name, std::string(reason.empty() ? "not chosen" : reason)});
+  }
+
+  // Plain files that are only to be encoded lie in a folder that goes away.
+  std::optional<AtomicFolder> workspace;
+  std::unique_ptr<FileOutput> output;
+  fs::path plain = places.weights;
+  if (!files.dry_run) {
+    if (files.sparse_encoding) {
+      workspace.emplace(places.workspace.string(), Existing::replace);
+      plain = workspace->building();
+      if (places.one_file) plain /= "weights.safetensors";
+    }
+    output = std::make_unique<FileOutput>(*file, plain.string(), places.one_file,
+                                          files.sparse_encoding ? Existing::refuse : places.existing,
+                                          places.masks.string(), places.existing, masked);
+    source.set_output(output.get());
+  }
+  if (files.masks_only) {
+    source.finish_writing();
+    report.outcome = masked_outcome(source);
+  } else {
+    report.outcome = prune(source, config, seed);
+  }
+
+  report.bytes_before = static_cast<uint64_t>(file_bytes(*file));
+  for (const TensorOutcome& tensor : report.outcome.tensors) {
+    const size_t number = file->index(tensor.name);
+    const uint64_t width = static_cast<uint64_t>(size_of(file->tensors()[number].dtype));
+    const uint64_t dense = tensor.size * width, bitmap = tensor.kept * width + (tensor.size + 7) / 8;
+    report.sparse_bytes += std::min(dense, bitmap) * (1 + options[number].tied.size());
+  }
+  report.bytes_after = report.bytes_before;
+  if (files.dry_run) {
+    if (files.sparse_encoding) report.bytes_after = report.sparse_bytes;
+    return report;
+  }
+  if (!files.sparse_encoding) {
+    output->finish_masks();
+    output->finish_weights();
+  } else {
+    output->finish_weights();
+    if (places.one_file) {
+      encode_sparse(SafetensorsFile(plain.string()), places.weights.string(), places.existing);
+    } else {
+      encode_shards(ShardedSafetensors((plain / fs::path(file->path()).filename()).string()),
+                    places.weights.string());
+    }
+    output->finish_masks();
+  }
+  report.bytes_after = static_cast<uint64_t>(file_bytes(*open_weights(
+      (places.one_file ? places.weights : places.weights / fs::path(file->path()).filename()).string())));
+  write_file(places.report.string(), prune_report_json(report), places.existing);
+  return report;
+}
 
 }  // namespace
 
-PruneReport prune_file(const std::filesystem::path& weights, const std::filesystem::path& gradients,
-                       const PruneConfig& config, uint64_t seed, const std::filesystem::path& output,
-                       bool sparse_encoding, Backend& backend, Existing existing) {
+PruneReport prune_file(const fs::path& weights, const PruneFiles& files, const PruneConfig& config,
+                       uint64_t seed, const fs::path& output, Backend& backend, Existing existing) {
   const std::unique_ptr<WeightFile> file = open_weights(weights.string());
-  const std::unique_ptr<WeightFile> statistics =
-      gradients.empty() ? nullptr : open_weights(gradients.string());
-  const Statistic kind = statistic_of(find_criterion(config.criterion));
-  const char* const suffix = kind == Statistic::sum        ? ".sum"
-                             : kind == Statistic::absolute ? ".absolute"
-                                                           : ".squared";
-  const std::vector<FileTensor>& tensors = file->tensors();
-  const bool recurrent = std::any_of(tensors.begin(), tensors.end(),
-                                     [](const FileTensor& t) { return is_recurrent_weight(t.name); });
-  std::vector<PlainTensor> held(tensors.size());
-  std::vector<MemoryTensor> sources;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const FileTensor& tensor = tensors[i];
-    PlainTensor& plain = held[i];
-    plain.raw.resize(static_cast<size_t>(tensor.bytes()));
-    if (tensor.size() != 0) file->read(i, 0, tensor.size(), plain.raw.data());
-    if (!is_floating(tensor.dtype)) continue;
-    MemoryTensor& source = sources.emplace_back();
-    source.info.name = tensor.name;
-    source.info.shape = tensor.shape;
-    source.info.gate_names = gate_names_of(*file, tensor);
-    source.info.gates = std::max<int64_t>(1, static_cast<int64_t>(source.info.gate_names.size()));
-    source.info.prunable = recurrent ? is_recurrent_weight(tensor.name) : tensor.shape.size() >= 2;
-    plain.mask.assign(static_cast<size_t>((tensor.size() + 63) / 64), ~uint64_t{0});
-    source.mask = plain.mask.data();
-    const void* statistic = nullptr;
-    const std::string name = tensor.name + suffix;
-    const bool known = kind != Statistic::none && statistics && statistics->contains(name);
-    if (known && statistics->tensor(name).shape != tensor.shape) {
-      bad_input("{}: tensor \"{}\" has another shape than \"{}\" of {}", gradients.string(), name,
-                tensor.name, weights.string());
+  const bool sharded = dynamic_cast<const ShardedSafetensors*>(file.get()) != nullptr;
+  Places places;
+  places.shown = output.string();
+  places.one_file = !sharded || names_weight_file(output.string());
+  places.existing = existing;
+  if (places.one_file) {
+    places.weights = output;
+    places.masks = output.string() + ".masks.safetensors";
+    places.report = output.string() + ".report.json";
+    places.workspace = output.string() + ".plain";
+    if (!files.dry_run) {
+      for (const fs::path& path : {places.weights, places.masks, places.report}) {
+        check_output(path.string(), existing);
+      }
     }
-    if (tensor.dtype == DType::f64) {
-      source.info.dtype = DType::f64;
-      source.weights = plain.raw.data();
-      if (known) plain.statistic64 = statistics->read_f64(name);
-      statistic = plain.statistic64.data();
-    } else {
-      plain.values = file->read_f32(tensor.name);
-      source.weights = plain.values.data();
-      if (known) plain.statistic = statistics->read_f32(name);
-      statistic = plain.statistic.data();
-    }
-    if (!known) continue;
-    (kind == Statistic::sum        ? source.sum
-     : kind == Statistic::absolute ? source.absolute
-                                   : source.squared) = statistic;
+    return prune_to(file, files, config, seed, places, backend);
   }
-  MemorySource source(backend, std::move(sources));
-  PruneReport report;
-  report.outcome = prune(source, config, seed);
-
-  // The file's own bits, +0 where cut: whatever the type, +0 is all bits zero.
-  SafetensorsWriter writer(output.string(), tensors, file->metadata(), existing);
-  std::vector<FileTensor> masked;
-  std::map<std::string, std::string> shapes;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const auto width = static_cast<size_t>(size_of(tensors[i].dtype));
-    bool cut = false;
-    for (size_t e = 0; !held[i].mask.empty() && e < static_cast<size_t>(tensors[i].size()); ++e) {
-      if (held[i].mask[e / 64] >> (e % 64) & 1) continue;
-      std::memset(held[i].raw.data() + e * width, 0, width);
-      cut = true;
-    }
-    writer.write(tensors[i].name, held[i].raw.data(), tensors[i].size());
-    if (!cut) continue;
-    masked.push_back({tensors[i].name, DType::u8, {(tensors[i].size() + 7) / 8}});
-    shapes["shape:" + tensors[i].name] = fmt::format("{}", fmt::join(tensors[i].shape, ","));
-  }
-  writer.finish();
-  if (sparse_encoding) encode_sparse(SafetensorsFile(output.string()), output.string(), Existing::replace);
-  SafetensorsWriter masks(output.string() + ".masks.safetensors", masked, std::move(shapes), existing);
-  for (const FileTensor& tensor : masked) {
-    masks.write(tensor.name, held[file->index(tensor.name)].mask.data(), tensor.size());
-  }
-  masks.finish();
-  for (size_t i = 0; i < tensors.size(); ++i)
-    report.bytes_before += static_cast<uint64_t>(file->stored_bytes(i));
-  report.bytes_after = static_cast<uint64_t>(std::filesystem::file_size(output));
+  if (files.dry_run) return prune_to(file, files, config, seed, places, backend);
+  AtomicFolder folder(output.string(), existing);
+  places.weights = folder.building();
+  places.masks = places.weights / "masks.safetensors";
+  places.report = places.weights / "report.json";
+  places.workspace = output.string() + ".plain";
+  places.existing = Existing::refuse;
+  PruneReport report = prune_to(file, files, config, seed, places, backend);
+  folder.commit();
   return report;
+}
+
+PruneReport prune_into_folder(const fs::path& weights, const PruneFiles& files, const PruneConfig& config,
+                              uint64_t seed, const fs::path& folder, const std::string& name,
+                              const std::string& shown, Backend& backend) {
+  Places places;
+  places.weights = folder / name;
+  places.masks = folder / "masks.safetensors";
+  places.report = folder / "report.json";
+  places.workspace = folder / "plain";
+  places.shown = shown;
+  return prune_to(open_weights(weights.string()), files, config, seed, places, backend);
 }
 
 }  // namespace coppice

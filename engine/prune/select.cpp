@@ -1,7 +1,10 @@
 #include "engine/prune/select.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
+#include <optional>
 
 #include "kernels/error.hpp"
 
@@ -22,14 +25,6 @@ std::string where(const SourceTensor& tensor, uint64_t index) {
   if (tensor.cols() <= 1) return fmt::format("index {}", index);
   const uint64_t cols = static_cast<uint64_t>(tensor.cols());
   return fmt::format("index {} (row {}, column {})", index, index / cols, index % cols);
-}
-
-void refuse_nan(const BlockCount& found, const Plan& plan, std::span<const SourceTensor> tensors,
-                size_t tensor) {
-  if (found.nan_count == 0) return;
-  bad_input("the score {} of '{}' is NaN at {}: its weight or gradient is not a number",
-            formula(plan.scoring.criterion), tensors[tensor].name,
-            where(tensors[tensor], found.first_nan - plan.positions[tensor]));
 }
 
 /// Calls visit(block, run) for the runs of a part, in order.
@@ -58,7 +53,8 @@ uint64_t available(const PlanGroup& group, const Limits& limits) {
 struct Bracket {
   Key low = 0;
   Key high = ~Key{0};
-  double share = 1.0;  // of the units, that are likely to lie inside
+  double share = 1.0;     // of the units, that are likely to lie inside
+  std::vector<Key> keys;  // of the sample, those inside, ascending
 };
 
 uint64_t scrambled(uint64_t x) {  // SplitMix64's finaliser
@@ -109,6 +105,20 @@ class KeyBins {
   std::vector<uint64_t> bins_ = std::vector<uint64_t>(kBins, 0);
 };
 
+/// Position of the `tie`-th element of a run that was counted before, of those with exactly this key.
+template <class Run>
+uint64_t find_tie(ParameterSource& source, const Plan& plan, const PlanPart& part, const Run& run, Key key,
+                  uint64_t tie, ReadingCost* cost) {
+  uint64_t position = 0;
+  PlanPart piece = part;
+  piece.begin = run.begin;
+  piece.count = run.count;
+  for_blocks(source, plan, piece, cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
+    position = source.backend().selection().find_equal(plan.scoring, block, key, tie);
+  });
+  return position;
+}
+
 /// A bracket that most likely holds the ranks: lines of 64 consecutive elements, one from each of equal
 /// strata of the group.
 Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
@@ -127,30 +137,33 @@ Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGro
   line_end.reserve(static_cast<size_t>(lines));
   SelectionOps& ops = source.backend().selection();
   int64_t part_begin = 0, line = 0;
-  std::vector<int64_t> starts;
+  std::vector<int64_t> wanted;
   for (size_t p = 0; p < group.parts.size(); ++p) {
     const PlanPart& part = group.parts[p];
-    for_blocks(source, plan, part, nullptr, [&](const ScoreBlock& block, const ParameterSource::Run& run) {
-      const int64_t begin = part_begin + run.begin - part.begin;  // of the run, in the group
-      starts.clear();
-      for (; line < lines && start_of(line) < begin + run.count; ++line) {
-        // A whole word of mask bits where the run has one: the kernels take those at a vector a time.
-        const int64_t start = start_of(line) - begin + block.mask_bit;
-        starts.push_back(std::max<int64_t>(0, start / kLine * kLine - block.mask_bit));
-      }
-      size_t at = keys.size(), out = at;
-      ops.sample(plan.scoring, block, starts, keys);
-      for (int64_t start : starts) {
-        for (const size_t end = at + static_cast<size_t>(std::min(kLine, run.count - start)); at < end;
-             ++at) {
-          // What is protected takes no part.
-          if (limits.empty() || keys[at] < limits.first_protected[p].key) keys[out++] = keys[at];
-        }
-        line_end.push_back(static_cast<uint32_t>(out));
-      }
-      keys.resize(out);
-    });
+    wanted.clear();
+    for (; line < lines && start_of(line) < part_begin + part.count; ++line) {
+      // A whole word of mask bits where the part has one: the kernels take those at a vector a time.
+      const int64_t start = part.begin + start_of(line) - part_begin;
+      wanted.push_back(std::max(part.begin, start / kLine * kLine));
+    }
     part_begin += part.count;
+    if (wanted.empty()) continue;
+    source.read_lines(
+        part.tensor, part.begin, part.count, wanted, plan.statistic,
+        [&](const ParameterSource::Run& run, std::span<const int64_t> starts) {
+          const ScoreBlock block = block_of(plan, source.tensors(), part.tensor, run);
+          size_t at = keys.size(), out = at;
+          ops.sample(plan.scoring, block, starts, keys);
+          for (int64_t start : starts) {
+            for (const size_t end = at + static_cast<size_t>(std::min(kLine, run.count - start)); at < end;
+                 ++at) {
+              // What is protected takes no part.
+              if (limits.empty() || keys[at] < limits.first_protected[p].key) keys[out++] = keys[at];
+            }
+            line_end.push_back(static_cast<uint32_t>(out));
+          }
+          keys.resize(out);
+        });
   }
   if (keys.empty()) return {};
 
@@ -184,7 +197,14 @@ Bracket sampled_bracket(ParameterSource& source, const Plan& plan, const PlanGro
   Bracket bracket;
   if (low >= 0.0) bracket.low = sample_at(low);
   if (high <= samples - 1.0) bracket.high = sample_at(high);
-  bracket.share = (std::min(high, samples) - std::max(low, 0.0)) / samples;
+  for (Key key : keys) {
+    if (key >= bracket.low && key <= bracket.high) bracket.keys.push_back(key);
+  }
+  std::sort(bracket.keys.begin(), bracket.keys.end());
+  // Of values that few weights have to themselves, more than the margins span.
+  bracket.share =
+      std::max(std::min(high, samples) - std::max(low, 0.0), static_cast<double>(bracket.keys.size())) /
+      samples;
   return bracket;
 }
 
@@ -209,7 +229,7 @@ Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup
     for_blocks(source, plan, part, &cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
       const BlockCount found =
           ops.bracket(plan.scoring, block, bracket.low, bracket.high, capacity, counted.candidates);
-      refuse_nan(found, plan, source.tensors(), part.tensor);
+      refuse_nan(found, plan, source, part.tensor);
       below += found.below;
       inside += found.inside;
     });
@@ -232,7 +252,138 @@ Place nth_candidate(const std::vector<Place>& candidates, uint64_t index, const 
   return KeyBins(candidates, bracket.low, bracket.high).nth(index);
 }
 
+/// Keys at which a pass counts where the candidates would not fit: a few, because each looks at every block
+/// again (which a cache still holds).
+constexpr size_t kPivots = 7;
+
+/// The bracket's values where they are few (bf16 weights: each value belongs to thousands), else its ends and
+/// quantiles in between. Ascending, each once.
+std::vector<Key> pivots_of(const Bracket& bracket) {
+  std::vector<Key> values = bracket.keys;
+  values.push_back(bracket.low);
+  values.push_back(bracket.high);
+  std::sort(values.begin(), values.end());
+  std::vector<Key> pivots;
+  std::unique_copy(values.begin(), values.end(), std::back_inserter(pivots));
+  if (pivots.size() <= kPivots) return pivots;
+  pivots.clear();
+  for (size_t i = 0; i < kPivots; ++i) pivots.push_back(values[i * (values.size() - 1) / (kPivots - 1)]);
+  pivots.erase(std::unique(pivots.begin(), pivots.end()), pivots.end());
+  return pivots;
+}
+
+/// How many units lie below each pivot and how many have its key exactly, of what may be cut; and where the
+/// latter are.
+struct PivotCount {
+  struct Run {
+    int64_t begin, count;
+    std::array<uint64_t, kPivots> ties;
+  };
+  struct Part {
+    std::array<uint64_t, kPivots> ties;  // that may be cut: the first so many
+    std::vector<Run> runs;
+  };
+  std::vector<uint64_t> below, ties;
+  std::vector<Part> parts;
+};
+
+PivotCount count_pivots(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                        std::span<const Key> pivots, const Limits& limits, ReadingCost& cost) {
+  SelectionOps& ops = source.backend().selection();
+  PivotCount counted;
+  counted.below.assign(pivots.size(), 0);
+  counted.ties.assign(pivots.size(), 0);
+  std::vector<Place> none;
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    PivotCount::Part& part = counted.parts.emplace_back();
+    std::array<uint64_t, kPivots> below{}, ties{};
+    for_blocks(source, plan, group.parts[p], &cost,
+               [&](const ScoreBlock& block, const ParameterSource::Run& run) {
+                 PivotCount::Run& here = part.runs.emplace_back(PivotCount::Run{run.begin, run.count, {}});
+                 for (size_t i = 0; i < pivots.size(); ++i) {
+                   const BlockCount found = ops.bracket(plan.scoring, block, pivots[i], pivots[i], 0, none);
+                   refuse_nan(found, plan, source, group.parts[p].tensor);
+                   below[i] += found.below;
+                   ties[i] += here.ties[i] = found.inside;
+                 }
+               });
+    const uint64_t limit = limit_of(group, limits, p);
+    for (size_t i = 0; i < pivots.size(); ++i) {
+      part.ties[i] = std::min(below[i] + ties[i], limit) - std::min(below[i], limit);
+      counted.below[i] += std::min(below[i], limit);
+      counted.ties[i] += part.ties[i];
+    }
+  }
+  return counted;
+}
+
+/// The place of the `tie`-th unit (from 0) with the key of pivot `i`: one run is read again.
+Place place_of_tie(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                   const PivotCount& counted, size_t i, Key key, uint64_t tie, ReadingCost& cost) {
+  for (size_t p = 0; p < group.parts.size(); ++p) {
+    if (tie >= counted.parts[p].ties[i]) {
+      tie -= counted.parts[p].ties[i];
+      continue;
+    }
+    for (const PivotCount::Run& run : counted.parts[p].runs) {
+      if (tie < run.ties[i]) return {key, find_tie(source, plan, group.parts[p], run, key, tie, &cost)};
+      tie -= run.ties[i];
+    }
+  }
+  failure("fewer units with the threshold's score than were counted: the source changed between passes");
+}
+
+/// Counts at pivots instead of logging places, so memory stays small whatever the ties. A rank whose key is a
+/// pivot is found; of the others only a narrower bracket is known. Nothing is found where a rank lies
+/// outside.
+struct PivotSearch {
+  std::vector<std::optional<Place>> places;  // by rank
+  bool inside = true;                        // all others lie in `rest`
+  Bracket rest;
+  uint64_t rest_units = 0;  // in it, that may be cut
+};
+
+PivotSearch search_pivots(ParameterSource& source, const Plan& plan, const PlanGroup& group,
+                          std::span<const uint64_t> ranks, const Bracket& bracket, const Limits& limits,
+                          ReadingCost& cost) {
+  const std::vector<Key> pivots = pivots_of(bracket);
+  const PivotCount counted = count_pivots(source, plan, group, pivots, limits, cost);
+  PivotSearch search;
+  search.places.resize(ranks.size());
+  size_t low = pivots.size(), high = 0;  // the pivots around the ranks that are not found
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    size_t i = 0;
+    while (i < pivots.size() && ranks[r] >= counted.below[i] + counted.ties[i]) ++i;
+    if (i < pivots.size() && ranks[r] >= counted.below[i]) {
+      search.places[r] =
+          place_of_tie(source, plan, group, counted, i, pivots[i], ranks[r] - counted.below[i], cost);
+    } else if (i == 0 || i == pivots.size()) {
+      search.inside = false;
+    } else {
+      low = std::min(low, i - 1);
+      high = std::max(high, i);
+    }
+  }
+  if (search.inside && low < high) {
+    search.rest.low = pivots[low] + 1;
+    search.rest.high = pivots[high] - 1;
+    search.rest_units = counted.below[high] - counted.below[low] - counted.ties[low];
+    for (Key key : bracket.keys) {
+      if (key >= search.rest.low && key <= search.rest.high) search.rest.keys.push_back(key);
+    }
+  }
+  return search;
+}
+
 }  // namespace
+
+void refuse_nan(const BlockCount& found, const Plan& plan, const ParameterSource& source, size_t tensor) {
+  if (found.nan_count == 0) return;
+  const SourceTensor& info = source.tensors()[tensor];
+  bad_input("the score {} of '{}' is NaN at {}: its weight or gradient is not a number",
+            source.formula_of(plan.scoring.criterion), info.name,
+            where(info, found.first_nan - plan.positions[tensor]));
+}
 
 ScoreBlock block_of(const Plan& plan, std::span<const SourceTensor> tensors, size_t tensor,
                     const ParameterSource::Run& run) {
@@ -305,8 +456,7 @@ Histogram count(ParameterSource& source, const Plan& plan, const PlanGroup& grou
   for (size_t p = 0; p < group.parts.size(); ++p) {
     uint64_t* bins = histogram.bins.data() + (limits.empty() ? 0 : p * static_cast<size_t>(window.bins()));
     for_blocks(source, plan, group.parts[p], cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
-      refuse_nan(ops.histogram(plan.scoring, block, window, bins), plan, source.tensors(),
-                 group.parts[p].tensor);
+      refuse_nan(ops.histogram(plan.scoring, block, window, bins), plan, source, group.parts[p].tensor);
     });
   }
   return histogram;
@@ -341,14 +491,7 @@ Place locate(ParameterSource& source, const Plan& plan, const PlanGroup& group, 
         tie -= run.ties;
         continue;
       }
-      Place place{key, 0};
-      PlanPart piece = group.parts[p];
-      piece.begin = run.begin;
-      piece.count = run.count;
-      for_blocks(source, plan, piece, cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
-        place.position = ops.find_equal(plan.scoring, block, key, tie);
-      });
-      return place;
+      return {key, find_tie(source, plan, group.parts[p], run, key, tie, cost)};
     }
   }
   failure("fewer units with the threshold's score than were counted: the source changed between passes");
@@ -374,24 +517,53 @@ std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const 
     if (!source.random_access()) return find_places_by_histogram(source, plan, group, ranks, limits, cost);
     bracket = sampled_bracket(source, plan, group, ranks, limits);
   }
-  const bool one_key = bracket.low == bracket.high;
-  const uint64_t capacity = one_key ? 0 : kSmallGroup + group.units / 32;
+  const uint64_t room = std::max(kSmallGroup, source.scratch_bytes() / sizeof(Place));
+  const uint64_t capacity = std::min(kSmallGroup + group.units / 32, room);
   // An eighth more than expected: growing would copy, and touch twice the memory.
-  const uint64_t expected = static_cast<uint64_t>(1.125 * bracket.share * static_cast<double>(group.units));
-  const Counted counted = count_bracket(source, plan, group, bracket, capacity,
-                                        static_cast<size_t>(std::min(expected, capacity)), limits, cost);
-  const bool hit = ranks.front() >= counted.below && ranks.back() < counted.below + counted.inside;
-  if (!hit || !(one_key || counted.complete)) {
+  uint64_t expected =
+      std::min(static_cast<uint64_t>(1.125 * bracket.share * static_cast<double>(group.units)), group.units);
+  std::vector<std::optional<Place>> places(ranks.size());
+  std::vector<uint64_t> open(ranks.begin(), ranks.end());
+  const auto take = [&](std::span<const std::optional<Place>> found) {
+    size_t next = 0, left = 0;
+    for (std::optional<Place>& place : places) {
+      if (place) continue;
+      place = found[next];
+      if (!place) open[left++] = open[next];
+      ++next;
+    }
+    open.resize(left);
+  };
+  // Ties, or too many for the memory: count before any place is logged.
+  while (!open.empty() && (bracket.low == bracket.high || expected > capacity)) {
+    PivotSearch search = search_pivots(source, plan, group, open, bracket, limits, cost);
+    take(search.places);
+    if (open.empty()) break;
+    const bool narrower = search.inside && (search.rest_units <= capacity || !search.rest.keys.empty());
+    if (!narrower) break;
+    bracket = std::move(search.rest);
+    expected = search.rest_units;
+    if (expected <= capacity) break;
+  }
+  if (!open.empty() && expected <= capacity) {
+    const Counted counted =
+        count_bracket(source, plan, group, bracket, capacity, static_cast<size_t>(expected), limits, cost);
+    const bool hit = open.front() >= counted.below && open.back() < counted.below + counted.inside;
+    if (hit && counted.complete) {
+      std::vector<std::optional<Place>> found;
+      for (uint64_t rank : open) {
+        found.push_back(nth_candidate(counted.candidates, rank - counted.below, bracket));
+      }
+      take(found);
+    }
+  }
+  if (!open.empty()) {
     ++cost.bracket_misses;
     return find_places_by_histogram(source, plan, group, ranks, limits, cost);
   }
-  std::vector<Place> places;
-  for (uint64_t rank : ranks) {
-    const uint64_t index = rank - counted.below;
-    places.push_back(one_key ? locate(source, plan, group, bracket.low, index, limits, &cost)
-                             : nth_candidate(counted.candidates, index, bracket));
-  }
-  return places;
+  std::vector<Place> found;
+  for (const std::optional<Place>& place : places) found.push_back(*place);
+  return found;
 }
 
 void check_scores(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
@@ -408,7 +580,7 @@ std::vector<std::vector<UnitScore>> score_units(ParameterSource& source, const P
     for_blocks(source, plan, part, &cost, [&](const ScoreBlock& block, const ParameterSource::Run& run) {
       refuse_nan(ops.accumulate(plan.scoring, block, plan.reduce, axis, part.cols, run.begin - part.begin,
                                 units.data()),
-                 plan, source.tensors(), part.tensor);
+                 plan, source, part.tensor);
     });
     for (size_t i = 0; i < units.size(); ++i) {
       finish_unit(plan.reduce, units[i]);

@@ -100,6 +100,9 @@ void check_scores(ParameterSource& source, const Plan& plan, const PlanGroup& gr
 std::vector<std::vector<UnitScore>> score_units(ParameterSource& source, const Plan& plan,
                                                 const PlanGroup& group, ReadingCost& cost);
 
+/// Throws Error(bad_input) that names the tensor and the index of the first NaN score, if there is one.
+void refuse_nan(const BlockCount& found, const Plan& plan, const ParameterSource& source, size_t tensor);
+
 /// What the kernels are told of a run.
 ScoreBlock block_of(const Plan& plan, std::span<const SourceTensor> tensors, size_t tensor,
                     const ParameterSource::Run& run);

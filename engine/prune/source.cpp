@@ -73,6 +73,35 @@ class StoreSource final : public ParameterSource {
 
 }  // namespace
 
+void ParameterSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::span<const int64_t> lines,
+                                 Statistic statistic,
+                                 const std::function<void(const Run&, std::span<const int64_t>)>& visit) {
+  size_t next = 0;
+  std::vector<int64_t> starts;
+  read(tensor, begin, count, statistic, false, [&](const Run& run) {
+    starts.clear();
+    for (; next < lines.size() && lines[next] < run.begin + run.count; ++next) {
+      starts.push_back(lines[next] - run.begin);
+    }
+    if (!starts.empty()) visit(run, starts);
+  });
+}
+
+uint64_t ParameterSource::count_kept(size_t tensor, int64_t begin, int64_t count) {
+  uint64_t kept = 0;
+  if (count == 0) return kept;
+  read(tensor, begin, count, Statistic::none, false, [&](const Run& run) {
+    ScoreBlock block;
+    block.dtype = tensors()[tensor].dtype;
+    block.weights = run.weights;
+    block.kept = run.kept;
+    block.mask_bit = static_cast<int>(run.begin % 64);
+    block.count = run.count;
+    kept += backend().selection().count_kept(block);
+  });
+  return kept;
+}
+
 MemorySource::MemorySource(Backend& backend, std::vector<MemoryTensor> tensors, int64_t run)
     : backend_(&backend), tensors_(std::move(tensors)), run_(run) {
   if (run % 64 != 0 || run < 0) failure("a memory source's run must be a multiple of 64, not {}", run);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/backend.hpp"
@@ -15,12 +16,13 @@ class ParameterStore;
 
 /// What a source says of one tensor.
 struct SourceTensor {
-  std::string name;            // full name; ties are cut in the byte order of these
-  std::vector<int64_t> shape;  // row-major, [out, in] for weights
-  DType dtype = DType::f32;    // as selection sees it: f32, or f64
-  int64_t gates = 1;           // row blocks of equal height
-  std::string gate_names;      // one letter a gate, or empty
-  bool prunable = true;        // when no include pattern says otherwise
+  std::string name;                    // full name; ties are cut in the byte order of these
+  std::vector<int64_t> shape;          // row-major, [out, in] for weights
+  DType dtype = DType::f32;            // as selection sees it: f32, or f64
+  int64_t gates = 1;                   // row blocks of equal height
+  std::string gate_names;              // one letter a gate, or empty
+  bool prunable = true;                // when no include pattern says otherwise
+  std::vector<std::string> aliases{};  // other names of the same weights (tied tensors); patterns match any
 
   int64_t size() const {
     int64_t n = 1;
@@ -32,8 +34,8 @@ struct SourceTensor {
 };
 
 /// What selection consumes: named tensors of (weights, one statistic of the gradient) that can be read, block
-/// by block, more than once, and a place where the cut is written. The parameter store, mapped or streamed
-/// shards and a caller's arrays are sources; nothing in selection knows which.
+/// by block, more than once, and a place where the cut is written. The parameter store, streamed files and a
+/// caller's arrays are sources; nothing in selection knows which.
 class ParameterSource {
  public:
   virtual ~ParameterSource() = default;
@@ -61,6 +63,24 @@ class ParameterSource {
   /// True where reading a few elements costs a few elements: selection then draws a sample first. From a
   /// stream it would be a whole pass, and histograms are cheaper.
   virtual bool random_access() const { return true; }
+
+  /// The sample: `lines` are the first elements, ascending, of lines of `SelectionOps::kSampleLine` elements
+  /// inside [begin, begin + count), shorter only where that ends. `visit` gets runs, in which the lines start
+  /// at `starts`. A run may be lines gathered from all over the tensor, of which only the first is at
+  /// run.begin: good for a sample of scores, and for nothing else. By default the range is read.
+  virtual void read_lines(size_t tensor, int64_t begin, int64_t count, std::span<const int64_t> lines,
+                          Statistic statistic,
+                          const std::function<void(const Run&, std::span<const int64_t> starts)>& visit);
+
+  /// How many elements of [begin, begin + count) are not cut already. By default the bits are read as runs.
+  virtual uint64_t count_kept(size_t tensor, int64_t begin, int64_t count);
+
+  /// What the criterion's score is here, for messages: where the statistic is none of a gradient.
+  virtual std::string_view formula_of(Criterion criterion) const { return formula(criterion); }
+
+  /// Bytes that a search may take for the places among which it looks; where they don't suffice it narrows
+  /// its bracket in one more pass.
+  virtual uint64_t scratch_bytes() const { return ~uint64_t{0}; }
 
   /// Everything is written: whoever holds derived data may renew it.
   virtual void finish_writing() {}

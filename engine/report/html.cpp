@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "engine/report/sensitivity_pages.hpp"
 #include "engine/report/table.hpp"
 
 namespace coppice {
@@ -420,6 +421,77 @@ std::string report_html(const RunReport& report) {
   html += cards(report) + models_section(report) + loss_section(report) + sparsity_section(report) +
           details_section(report);
   return html + "</main></body>\n</html>\n";
+}
+
+namespace {
+
+/// As many curves as there are colours that the eye tells apart.
+constexpr std::string_view kCurveStyle = R"css(
+:root { --c0:#3b6fd4; --c1:#d9623b; --c2:#1f9d6b; --c3:#8a5cd0; --c4:#c79a1e; --c5:#2b9fb8; --c6:#c2497f; --c7:#6f7a8a; }
+@media (prefers-color-scheme: dark) { :root { --c0:#6d9bf1; --c1:#ee8a63; --c2:#4cc790; --c3:#b394ee; --c4:#e3bf55;
+  --c5:#63c8de; --c6:#e584b1; --c7:#a3aebd; } }
+.scroll { overflow-x:auto; }
+)css";
+constexpr size_t kCurveColors = 8;
+
+/// Loss over percent cut; the first point is the dense model's. More curves than colours make several charts.
+std::string sensitivity_charts(const SensitivityReport& report,
+                               const std::vector<const SensitivityCurve*>& chosen) {
+  std::string html;
+  for (size_t begin = 0; begin < chosen.size(); begin += kCurveColors) {
+    std::vector<Curve> curves;
+    for (size_t i = begin; i < std::min(chosen.size(), begin + kCurveColors); ++i) {
+      const SensitivityCurve& from = *chosen[i];
+      Curve curve{from.gate.empty() ? from.tensor : "gate " + from.gate,
+                  fmt::format("--c{}", i - begin),
+                  false,
+                  {{0.0, report.dense_loss}}};
+      for (size_t s = 0; s < from.losses.size(); ++s) {
+        curve.points.push_back({100 * report.sparsities[s], from.losses[s]});
+      }
+      curves.push_back(std::move(curve));
+    }
+    html += legend(curves) + chart(curves, {}, "% cut", "loss (nats)", false);
+  }
+  return html;
+}
+
+}  // namespace
+
+std::string sensitivity_html(const SensitivityReport& report) {
+  std::string html = fmt::format(
+      "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+      "<title>Sensitivity of {0} &middot; Coppice</title>\n<style>{1}{2}</style></head>\n<body><main>\n"
+      "<h1>Sensitivity of {0}</h1>\n<p class=\"soft\">Each tensor, and each gate, cut alone by {3} ({4}), "
+      "not "
+      "retrained. Loss on the {5} split, {6} targets; {7} with nothing cut.</p>\n",
+      escape(report.model), kStyle, kCurveStyle, escape(report.criterion), escape(report.formula),
+      escape(report.split), count_text(static_cast<double>(report.targets)), loss_text(report.dense_loss));
+  std::vector<const SensitivityCurve*> tensors;
+  for (const SensitivityCurve& curve : report.curves) {
+    if (curve.gate.empty()) tensors.push_back(&curve);
+  }
+  html += "<section><h2>Tensors</h2>\n" + sensitivity_charts(report, tensors) + "</section>\n";
+  for (const SensitivityCurve* tensor : tensors) {
+    std::vector<const SensitivityCurve*> gates;
+    for (const SensitivityCurve& curve : report.curves) {
+      if (curve.tensor == tensor->tensor && !curve.gate.empty()) gates.push_back(&curve);
+    }
+    if (gates.empty()) continue;
+    html += fmt::format("<section><h2>Gates of <code>{}</code></h2>\n{}</section>\n", escape(tensor->tensor),
+                        sensitivity_charts(report, gates));
+  }
+  html += "<section><h2>Losses</h2>\n<div class=\"scroll\"><table><tr><th>cut</th><th>weights</th>";
+  for (double sparsity : report.sparsities) html += fmt::format("<th>{}</th>", percent_text(sparsity));
+  html += "</tr>\n";
+  for (const SensitivityCurve& curve : report.curves) {
+    html += fmt::format("<tr><td><code>{}</code></td><td>{}</td>", escape(curve.name),
+                        count_text(static_cast<double>(curve.size)));
+    for (double loss : curve.losses) html += fmt::format("<td>{}</td>", loss_text(loss));
+    html += "</tr>\n";
+  }
+  return html + "</table></div></section>\n</main></body>\n</html>\n";
 }
 
 }  // namespace coppice

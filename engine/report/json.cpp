@@ -3,6 +3,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "engine/report/sensitivity_pages.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -99,6 +100,54 @@ nlohmann::ordered_json metrics_json(const RunReport& report, const ModelMetrics&
   json["seconds"] = number(metrics.seconds);
   json["units_per_second"] = number(metrics.units_per_second);
   return json;
+}
+
+std::string prune_report_json(const PruneReport& report) {
+  const PruneOutcome& outcome = report.outcome;
+  Json json = {{"schema", kReportSchema},   {"weights", report.weights},
+               {"output", report.output},   {"criterion", report.criterion},
+               {"formula", report.formula}, {"scope", report.scope},
+               {"pattern", report.pattern}, {"sparsity", nullptr},
+               {"percentile", nullptr},     {"seed", report.seed}};
+  if (report.percentile < 0.0) {
+    json["sparsity"] = report.sparsity;
+  } else {
+    json["percentile"] = report.percentile;
+  }
+  json.update(outcome_json(outcome));
+  json["carried"] = Json::array();
+  for (const CarriedTensor& tensor : report.carried) {
+    json["carried"].push_back({{"name", tensor.name}, {"reason", tensor.reason}});
+  }
+  json["tied"] = report.tied;
+  json["bytes"] = {
+      {"before", report.bytes_before}, {"after", report.bytes_after}, {"sparse", report.sparse_bytes}};
+  json["passes"] = outcome.passes;
+  json["bracket_misses"] = outcome.bracket_misses;
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string sensitivity_json(const SensitivityReport& report) {
+  Json json = {{"schema", kReportSchema},
+               {"model", report.model},
+               {"criterion", report.criterion},
+               {"formula", report.formula},
+               {"split", report.split},
+               {"targets", report.targets},
+               {"dense_loss", number(report.dense_loss)},
+               {"seed", report.seed},
+               {"sparsities", report.sparsities}};
+  json["curves"] = Json::array();
+  for (const SensitivityCurve& curve : report.curves) {
+    Json losses = Json::array();
+    for (double loss : curve.losses) losses.push_back(number(loss));
+    json["curves"].push_back({{"name", curve.name},
+                              {"tensor", curve.tensor},
+                              {"gate", curve.gate.empty() ? Json(nullptr) : Json(curve.gate)},
+                              {"size", curve.size},
+                              {"losses", std::move(losses)}});
+  }
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 nlohmann::ordered_json outcome_json(const PruneOutcome& outcome) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/prune/prune_file.hpp"
 #include "engine/report/run_report.hpp"
 
 namespace coppice {
@@ -20,6 +21,10 @@ std::string report_json(const RunReport& report);
 /// metrics as `report`'s task and metric want them.
 nlohmann::ordered_json outcome_json(const PruneOutcome& outcome);
 nlohmann::ordered_json metrics_json(const RunReport& report, const ModelMetrics& metrics);
+
+/// What pruning weights on disk leaves beside its output: how it was cut, what was kept, what was carried
+/// over and why, bytes, and how often the files were read. README.md documents the form.
+std::string prune_report_json(const PruneReport& report);
 
 /// The report of a run that is over. `name` stands for the file in messages. Throws Error(bad_input) when the
 /// text is not such a report or of another schema.

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/report/sensitivity_pages.hpp"
+
 namespace coppice {
 namespace {
 
@@ -147,6 +149,19 @@ std::string kept_table(const std::vector<TensorOutcome>& tensors) {
   if (whole != 0)
     text += fmt::format("  (not pruned: {} more weights)\n", count_text(static_cast<double>(whole)));
   return text;
+}
+
+std::string sensitivity_table(const SensitivityReport& report) {
+  std::vector<std::vector<std::string>> rows = {{"loss, cut alone", "weights"}};
+  for (double sparsity : report.sparsities) rows[0].push_back(percent_text(sparsity));
+  for (const SensitivityCurve& curve : report.curves) {
+    std::vector<std::string> row = {curve.name, count_text(static_cast<double>(curve.size))};
+    for (double loss : curve.losses) row.push_back(loss_text(loss));
+    rows.push_back(std::move(row));
+  }
+  return align_columns(rows) + fmt::format("  (nothing cut: {} on the {} split, {} targets)\n",
+                                           loss_text(report.dense_loss), report.split,
+                                           count_text(static_cast<double>(report.targets)));
 }
 
 std::vector<std::string> next_steps(const RunReport& report) {

@@ -77,7 +77,8 @@ COPPICE_API coppice_status coppice_resume_run(const char* run, coppice_progress_
  * ------------------------------------------------------------------------------------------------------ */
 
 /* Prunes a model's folder or a file of weights (safetensors, a shard index, npz) into `output` (`coppice
- * prune`). `gradients` is a file of `coppice gradients`, or NULL where the criterion needs none. Options: the
+ * prune`); of a sharded checkpoint a folder of shards, unless it is named like a file. `gradients` is a file
+ * of `coppice gradients`, or NULL where the criterion needs none. Options: the
  * keys of [prune] without their section ("criterion=magnitude", "sparsity=0.9", "include=.*weight_hh.*") and
  * seed, device, threads. `kept` (or NULL) gets how many of the prunable weights are left. */
 COPPICE_API coppice_status coppice_prune_file(const char* weights, const char* gradients, const char* output,

@@ -47,6 +47,10 @@ TEST_P(Large, EveryInputAgainstFullSort) {
         expect_pruned(backend(), tensors, config, 3, 4096 * 5, false);
         config.percentile = 70.0;
         expect_pruned(backend(), tensors, config, 3);
+        config.scope = "row";
+        expect_pruned(backend(), tensors, config, 3, 4096 * 5, false);
+        config.percentile = -1.0;
+        expect_pruned(backend(), tensors, config, 3);
         if (::testing::Test::HasFailure()) return;
       }
     }
@@ -152,6 +156,56 @@ TEST_P(Large, BracketsHoldOnClusteredInput) {
     misses += prune(source, config, 1).bracket_misses;
   }
   EXPECT_LE(misses, 1u);
+}
+
+/// A source that leaves a search little room: it counts at pivots and narrows its bracket instead of logging.
+class CrampedSource final : public ParameterSource {
+ public:
+  explicit CrampedSource(ParameterSource& source) : source_(source) {}
+  Backend& backend() override { return source_.backend(); }
+  std::span<const SourceTensor> tensors() const override { return source_.tensors(); }
+  void read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
+            const std::function<void(const Run&)>& visit) override {
+    source_.read(tensor, begin, count, statistic, writing, visit);
+  }
+  uint64_t scratch_bytes() const override { return 1; }
+
+ private:
+  ParameterSource& source_;
+};
+
+TEST_P(Large, LittleRoomChangesNoBit) {
+  std::mt19937_64 random(11);
+  for (const bool few_values : {false, true}) {
+    // 65536 places always fit: more than these must lie in the bracket, so the values resemble one another.
+    PrunableTensor tensor;
+    tensor.name = "w";
+    tensor.shape = {4000, 600};
+    std::normal_distribution<double> normal;
+    for (int row = 0; row < 4000; ++row) {
+      const double scale = std::exp(2.0 * normal(random));
+      for (int col = 0; col < 600; ++col) {
+        const double value = scale * (1.0 + 0.01 * normal(random));
+        tensor.weights.push_back(static_cast<float>(few_values ? std::floor(4.0 * value) : value));
+      }
+    }
+    for (double min_density : {0.0, 0.02}) {
+      PruneConfig config;
+      config.sparsity = 0.5;
+      config.min_density = min_density;
+      Arrays roomy(backend(), {tensor}, true), cramped(backend(), {tensor}, true);
+      MemorySource source(backend(), roomy.memory()), other(backend(), cramped.memory(), 1 << 16);
+      prune(source, config, 1);
+      CrampedSource little(other);
+      const PruneOutcome outcome = prune(little, config, 1);
+      EXPECT_EQ(outcome.bracket_misses, 0u);
+      EXPECT_EQ(roomy.masks(), cramped.masks()) << few_values << " " << min_density;
+      config.percentile = 60.0;
+      prune(source, config, 1);
+      prune(little, config, 1);
+      EXPECT_EQ(roomy.masks(), cramped.masks()) << few_values << " " << min_density;
+    }
+  }
 }
 
 /// No histogram where most scores are one value and the cut falls among them.

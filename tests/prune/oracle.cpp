@@ -1,5 +1,7 @@
 #include "tests/prune/oracle.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cfenv>
 #include <cmath>
@@ -158,7 +160,9 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
     if (!tensor.prunable || tensor.size() == 0) continue;
     const size_t rows = tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]);
     const size_t cols = tensor.size() / rows;
-    const size_t pieces = config.scope == "gate" ? static_cast<size_t>(tensor.gates) : 1;
+    const size_t pieces = config.scope == "gate"  ? static_cast<size_t>(tensor.gates)
+                          : config.scope == "row" ? rows
+                                                  : 1;
     for (size_t piece = 0; piece < pieces; ++piece) {
       const size_t r0 = rows / pieces * piece, r1 = rows / pieces * (piece + 1);
       const size_t count = config.pattern == "row"      ? r1 - r0
@@ -212,7 +216,11 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
   for (size_t t : names) {
     const PrunableTensor& tensor = tensors[t];
     if (!tensor.prunable || config.scope == "global") continue;
-    if (config.scope == "tensor" || tensor.gates == 1) {
+    if (config.scope == "row") {
+      const size_t rows = tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]);
+      for (size_t row = 0; row < std::max<size_t>(rows, 1); ++row)
+        groups.push_back({fmt::format("{}[{}]", tensor.name, row), {}});
+    } else if (config.scope == "tensor" || tensor.gates == 1) {
       groups.push_back({tensor.name, {}});
     } else {
       for (int64_t g = 0; g < tensor.gates; ++g)
@@ -225,6 +233,7 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
     std::string name = "all";
     if (config.scope != "global") name = tensors[unit.tensor].name;
     if (config.scope == "gate" && tensors[unit.tensor].gates > 1) name += ":" + std::to_string(unit.piece);
+    if (config.scope == "row") name += fmt::format("[{}]", unit.piece);
     groups[group_index.at(name)].second.push_back(&unit);
   }
 
@@ -268,6 +277,18 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
         expected.kept[unit->tensor][unit->first + n * unit->stride] = false;
     }
     expected.groups.push_back(group);
+  }
+  if (config.scope == "row") {  // reported by tensor
+    std::vector<ExpectedGroup> rows = std::move(expected.groups);
+    expected.groups.clear();
+    for (const ExpectedGroup& row : rows) {
+      const std::string tensor = row.name.substr(0, row.name.rfind('['));
+      if (expected.groups.empty() || expected.groups.back().name != tensor) {
+        expected.groups.push_back({tensor, 0, 0, std::nan("")});
+      }
+      expected.groups.back().units += row.units;
+      expected.groups.back().cut += row.cut;
+    }
   }
   return expected;
 }

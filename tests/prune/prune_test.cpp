@@ -41,8 +41,9 @@ TEST_P(Prune, EveryOptionAgainstFullSort) {
   std::mt19937_64 random(seed);
   size_t turn = 0;
   for (Criterion criterion : kCriteria) {
-    for (const char* scope : {"global", "tensor", "gate"}) {
+    for (const char* scope : {"global", "tensor", "gate", "row"}) {
       for (const char* pattern : {"element", "row", "column"}) {
+        if (std::string(scope) == "row" && std::string(pattern) != "element") continue;
         for (const char* reduce : {"sum", "mean", "max", "l2", "product"}) {
           if (std::string(pattern) == "element" && std::string(reduce) != "sum") continue;
           for (double min_density : {0.0, 0.15}) {

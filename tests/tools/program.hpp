@@ -56,9 +56,10 @@ class Folder {
 };
 
 struct Outcome {
-  int code = -1;    // exit code, or 128 + signal
-  std::string out;  // standard output
-  std::string err;  // standard error
+  int code = -1;           // exit code, or 128 + signal
+  std::string out;         // standard output
+  std::string err;         // standard error
+  int64_t peak_bytes = 0;  // the largest resident size that it had
 };
 
 /// The program, started in a folder; its outputs go to files beside it.
@@ -118,10 +119,11 @@ class Process {
 
   Outcome wait() {
     int status = 0;
-    waitpid(pid_, &status, 0);
+    rusage usage{};
+    wait4(pid_, &status, 0, &usage);
     pid_ = -1;
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    return {code, read_text(io_ / "out"), read_text(io_ / "err")};
+    return {code, read_text(io_ / "out"), read_text(io_ / "err"), int64_t{usage.ru_maxrss} * 1024};
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -56,9 +57,9 @@ std::unique_ptr<Listener> told;
 
 }  // namespace
 
-void Command::add_output(CLI::App& verb, const std::string& what) {
-  verb.add_option("-o,--output", output, what)->required()->type_name("PATH");
+CLI::Option* Command::add_output(CLI::App& verb, const std::string& what) {
   verb.add_flag("--force", force, "Replace an existing output");
+  return verb.add_option("-o,--output", output, what)->required()->type_name("PATH");
 }
 
 void Command::add_device(CLI::App& verb) {
@@ -109,6 +110,31 @@ void print_result(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     failure("standard output: {}", std::strerror(errno));
   }
+}
+
+int64_t parse_bytes(std::string_view option, const std::string& text) {
+  static constexpr std::pair<std::string_view, int64_t> kUnits[] = {{"", 1},
+                                                                    {"B", 1},
+                                                                    {"kB", 1'000},
+                                                                    {"MB", 1'000'000},
+                                                                    {"GB", 1'000'000'000},
+                                                                    {"K", 1 << 10},
+                                                                    {"M", 1 << 20},
+                                                                    {"G", int64_t{1} << 30},
+                                                                    {"KiB", 1 << 10},
+                                                                    {"MiB", 1 << 20},
+                                                                    {"GiB", int64_t{1} << 30},
+                                                                    {"TiB", int64_t{1} << 40}};
+  int64_t number = 0, bytes = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error == std::errc() && number > 0) {
+    const std::string_view unit(rest, static_cast<size_t>(end - rest));
+    for (const auto& [name, size] : kUnits) {
+      if (unit == name && !__builtin_mul_overflow(number, size, &bytes)) return bytes;
+    }
+  }
+  bad_input("{} is '{}'; expected bytes, as in 256MiB or 2GiB", option, text);
 }
 
 const std::string& checkpoint_folder() {

@@ -24,8 +24,8 @@ struct Command {
   std::vector<std::string> set;
   std::string output;
 
-  void add_output(CLI::App& verb, const std::string& what);  // -o, --force
-  void add_device(CLI::App& verb);                           // --device, --threads
+  CLI::Option* add_output(CLI::App& verb, const std::string& what);  // -o, --force
+  void add_device(CLI::App& verb);                                   // --device, --threads
   void add_seed(CLI::App& verb);
   void add_set(CLI::App& verb);
   void add_manners(CLI::App& verb);  // --quiet, --json
@@ -48,6 +48,9 @@ void end_progress();
 /// The folder of the last checkpoint that was saved, for main's last words when a signal stopped the verb.
 const std::string& checkpoint_folder();
 
+/// "256MiB", "2GB", "1000000": bytes. Throws Error(bad_input) naming the option.
+int64_t parse_bytes(std::string_view option, const std::string& text);
+
 // One function a verb, each in the file of its name: adds the verb to the program.
 void add_run(CLI::App& program);
 void add_resume(CLI::App& program);
@@ -57,6 +60,8 @@ void add_eval(CLI::App& program);
 void add_sample(CLI::App& program);
 void add_gradients(CLI::App& program);
 void add_prune(CLI::App& program);
+void add_convert(CLI::App& program);
+void add_sensitivity(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_devices(CLI::App& program);
 

@@ -29,6 +29,8 @@ int run(int argc, char** argv) {
   program::add_retrain(program);
   program::add_eval(program);
   program::add_sample(program);
+  program::add_convert(program);
+  program::add_sensitivity(program);
   program::add_inspect(program);
   program::add_devices(program);
   try {

@@ -1,0 +1,656 @@
+#include "engine/prune/file_source.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <limits>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "engine/files/number_formats.hpp"
+#include "engine/prune/mask_file.hpp"
+#include "kernels/error.hpp"
+
+namespace coppice {
+namespace {
+
+constexpr size_t kNone = ~size_t{0};
+constexpr int64_t kLine = SelectionOps::kSampleLine;
+constexpr int64_t kLinesAtOnce = 1024;
+
+// Large enough that a read and a parallel region cost little beside it, small enough for the last cache.
+constexpr int64_t kBlockBytes = int64_t{2} << 20;
+constexpr int64_t kLeastBlockBytes = int64_t{64} << 10;
+constexpr int64_t kScratchBytes = int64_t{256} << 20;
+
+/// Host memory that only grows, aligned for vectors, untouched until it is written.
+class HostBuffer {
+ public:
+  std::byte* of(int64_t bytes) {
+    if (bytes > bytes_) {
+      bytes_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+      data_.reset();
+      data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, static_cast<size_t>(bytes_))));
+      if (data_ == nullptr) {
+        throw Error(ErrorKind::out_of_memory, fmt::format("no memory for a block of {} bytes", bytes_));
+      }
+    }
+    return data_.get();
+  }
+  std::byte* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* data) const { std::free(data); }
+  };
+  std::unique_ptr<std::byte, Free> data_;
+  int64_t bytes_ = 0;
+};
+
+std::string dimensions(const std::vector<int64_t>& shape) {
+  return fmt::format("{}", fmt::join(shape, ", "));
+}
+
+int64_t words_of(int64_t begin, int64_t count) {
+  return (begin % 64 + count + 63) / 64;
+}
+
+/// Zeroes the elements whose bits are 0; `bit` is that of the first.
+template <class Bits>
+void zero_cut(std::byte* raw, int64_t count, const uint64_t* mask, int64_t bit) {
+  for (int64_t i = 0; i < count;) {
+    const int64_t at = bit + i, stop = std::min(count, i + 64 - at % 64);
+    const uint64_t word = mask[at / 64];
+    if (word != ~uint64_t{0}) {
+      for (int64_t j = i; j < stop; ++j) {
+        Bits value;  // safetensors promises no alignment
+        std::memcpy(&value, raw + j * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
+        value &= static_cast<Bits>(0 - (word >> ((bit + j) % 64) & 1));
+        std::memcpy(raw + j * static_cast<int64_t>(sizeof(Bits)), &value, sizeof(Bits));
+      }
+    }
+    i = stop;
+  }
+}
+
+void zero_cut(int64_t width, std::byte* raw, int64_t count, const uint64_t* mask, int64_t bit) {
+  switch (width) {
+    case 1:
+      return zero_cut<uint8_t>(raw, count, mask, bit);
+    case 2:
+      return zero_cut<uint16_t>(raw, count, mask, bit);
+    case 4:
+      return zero_cut<uint32_t>(raw, count, mask, bit);
+    default:
+      return zero_cut<uint64_t>(raw, count, mask, bit);
+  }
+}
+
+const char* suffix_of(Statistic statistic) {
+  return statistic == Statistic::sum ? ".sum" : statistic == Statistic::absolute ? ".absolute" : ".squared";
+}
+
+std::string_view name_of(Statistic statistic) {
+  return statistic == Statistic::sum        ? "sum of the gradients"
+         : statistic == Statistic::absolute ? "sum of the gradients' absolute values"
+                                            : "sum of the squared gradients";
+}
+
+template <class T>
+void read_as(const WeightFile& file, size_t tensor, int64_t begin, int64_t count, T* out) {
+  if constexpr (std::is_same_v<T, double>) {
+    file.read_f64(tensor, begin, count, out);
+  } else {
+    file.read_f32(tensor, begin, count, out);
+  }
+}
+
+/// Calls visit(i) for the elements begin + i of a run that lie on the diagonal of a gate's block.
+template <class Visit>
+void for_diagonal(const SourceTensor& tensor, int64_t begin, int64_t count, Visit visit) {
+  const int64_t cols = tensor.cols(), rows = tensor.rows() / tensor.gates;
+  for (int64_t row = begin / cols; row * cols < begin + count; ++row) {
+    const int64_t col = row % rows, at = row * cols + col;
+    if (col < cols && at >= begin && at < begin + count) visit(at - begin);
+  }
+}
+
+template <class T>
+void set_diagonal(const SourceTensor& tensor, int64_t begin, int64_t count, T* values) {
+  for_diagonal(tensor, begin, count, [&](int64_t i) { values[i] = std::numeric_limits<T>::infinity(); });
+}
+
+/// The diagonal scores infinity, and only a cut that leaves nothing else reaches it.
+void check_diagonal(const SourceTensor& tensor, int64_t begin, int64_t count, const uint64_t* mask,
+                    const uint64_t* kept) {
+  for_diagonal(tensor, begin, count, [&](int64_t at) {
+    const int64_t bit = begin % 64 + at;
+    const auto is_set = [bit](const uint64_t* words) { return (words[bit / 64] >> (bit % 64) & 1) != 0; };
+    if (is_set(mask) || (kept != nullptr && !is_set(kept))) return;
+    bad_input("--keep-diagonal: so much is to be cut of '{}' that its diagonal can't be kept", tensor.name);
+  });
+}
+
+}  // namespace
+
+/// One block in memory: as it lies in the file, and as selection sees it.
+struct FileSource::Slot {
+  HostBuffer raw, values, statistic, summand, kept, mask;
+  bool own_values = false;  // `values` hold the weights; else `raw` does
+  bool has_statistic = false, has_kept = false;
+  Buffer device_values, device_statistic, device_kept, device_mask;
+
+  std::byte* weights() { return own_values ? values.data() : raw.data(); }
+};
+
+/// A thread that does one thing at a time while the caller does another.
+class FileSource::ReadAhead {
+ public:
+  ReadAhead() : thread_([this] { work(); }) {}
+  ~ReadAhead() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  void start(std::function<void()> task) {
+    {
+      const std::lock_guard lock(mutex_);
+      task_ = std::move(task);
+      busy_ = true;
+    }
+    changed_.notify_all();
+  }
+  /// Waits for what was started and passes its exception on.
+  void finish() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !busy_; });
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+  /// Waits, whatever became of it.
+  void settle() noexcept {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !busy_; });
+    error_ = nullptr;
+  }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return stop_ || task_; });
+      if (stop_) return;
+      const std::function<void()> task = std::exchange(task_, nullptr);
+      lock.unlock();
+      std::exception_ptr error;
+      try {
+        task();
+      } catch (...) {
+        error = std::current_exception();
+      }
+      lock.lock();
+      error_ = error;
+      busy_ = false;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::function<void()> task_;
+  std::exception_ptr error_;
+  bool busy_ = false, stop_ = false;
+  std::thread thread_;
+};
+
+FileSource::FileSource(Backend& backend, const WeightFile& weights, const ScoreFiles& files,
+                       std::vector<FileTensorOptions> options, int64_t memory)
+    : backend_(backend), weights_(weights), files_(files), slots_(2) {
+  // Two slots hold a block as it lies, as float32, its statistic and a summand of that: 28 bytes an element
+  // of half precision, 14 times the block.
+  block_bytes_ = memory == 0 ? kBlockBytes : std::clamp(memory / 32, kLeastBlockBytes, kBlockBytes);
+  scratch_ = memory == 0 ? kScratchBytes : memory / 4;
+  staged_ = backend.device().type != Device::Type::cpu;
+  const std::vector<FileTensor>& tensors = weights.tensors();
+  if (options.size() != tensors.size()) failure("{} options for {} tensors", options.size(), tensors.size());
+  if (files.masks != nullptr) check_masks(*files.masks, weights);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (options[i].is_tied) continue;
+    SourceTensor& info = infos_.emplace_back();
+    info.name = tensors[i].name;
+    info.shape = tensors[i].shape;
+    const DType type = tensors[i].dtype;
+    info.dtype = is_floating(type) && type != DType::f64 ? DType::f32 : type;
+    info.gates = options[i].gates;
+    info.gate_names = options[i].gate_names;
+    info.prunable = options[i].prunable;
+    for (size_t other : options[i].tied) info.aliases.push_back(tensors[other].name);
+    numbers_.push_back(i);
+    mask_numbers_.push_back(kNone);
+    if (files.masks != nullptr) {
+      for (size_t other : options[i].tied) {
+        if (files.masks->contains(tensors[other].name))
+          mask_numbers_.back() = files.masks->index(tensors[other].name);
+      }
+      if (files.masks->contains(info.name)) mask_numbers_.back() = files.masks->index(info.name);
+    }
+    options_.push_back(std::move(options[i]));
+  }
+  carry_.assign(infos_.size(), ~uint64_t{0});
+  written_.assign(infos_.size(), false);
+  ahead_ = std::make_unique<ReadAhead>();
+}
+
+FileSource::~FileSource() = default;
+
+int64_t FileSource::block_elements(size_t tensor) const {
+  const int64_t elements = block_bytes_ / size_of(weights_.tensors()[numbers_[tensor]].dtype);
+  // What is widened to float32 takes more than its own bytes; f64 and its summands as much as they can.
+  return std::max<int64_t>(64, std::min(elements, int64_t{1} << 20) / 64 * 64);
+}
+
+bool FileSource::masked(size_t tensor) const {
+  return mask_numbers_[tensor] != kNone;
+}
+
+std::vector<FileSource::StatisticPart> FileSource::statistic_parts(size_t tensor, Statistic statistic) {
+  if (statistic == Statistic::none) return {};
+  const SourceTensor& info = infos_[tensor];
+  if (files_.activations != nullptr) {
+    load_norms(tensor);
+    return {};
+  }
+  std::vector<StatisticPart> parts;
+  std::string carries;  // what a file has instead
+  for (const WeightFile* file : files_.gradients) {
+    std::vector<std::string> names = {info.name};
+    names.insert(names.end(), info.aliases.begin(), info.aliases.end());
+    for (const std::string& name : names) {
+      const bool whole = file->contains(name + suffix_of(statistic));
+      if (!whole && !file->contains(name)) {
+        for (Statistic other : {Statistic::sum, Statistic::absolute, Statistic::squared}) {
+          if (file->contains(name + suffix_of(other)))
+            carries += fmt::format(" {}{}", name, suffix_of(other));
+        }
+        continue;
+      }
+      const size_t number = file->index(whole ? name + suffix_of(statistic) : name);
+      const FileTensor& found = file->tensors()[number];
+      if (found.shape != info.shape || !is_floating(found.dtype)) {
+        bad_input(
+            "{}: tensor \"{}\" is {} of shape [{}], expected that of \"{}\" in {}: floats of shape [{}]",
+            file->path(), found.name, to_string(found.dtype), dimensions(found.shape), info.name,
+            weights_.path(), dimensions(info.shape));
+      }
+      parts.push_back({file, number, !whole});
+      break;
+    }
+  }
+  if (parts.empty()) {
+    if (files_.gradients.empty()) {
+      bad_input("the criterion needs the {} for '{}', and there is no file of gradients", name_of(statistic),
+                info.name);
+    }
+    bad_input("{}{}: the criterion needs the {} for '{}': expected a tensor \"{}{}\" or \"{}\", found{}",
+              files_.gradients.front()->path(), files_.gradients.size() > 1 ? ", ..." : "",
+              name_of(statistic), info.name, info.name, suffix_of(statistic), info.name,
+              carries.empty() ? " none" : carries);
+  }
+  // A tensor with fewer summands than the others would look less important than it is.
+  if (summands_ == 0) summands_ = parts.size(), summands_name_ = info.name;
+  if (parts.size() != summands_) {
+    bad_input("{} of the {} files of gradients hold '{}', but {} hold '{}'; expected the same number",
+              parts.size(), files_.gradients.size(), info.name, summands_, summands_name_);
+  }
+  return parts;
+}
+
+void FileSource::load_norms(size_t tensor) {
+  if (norms_of_ == tensor) return;
+  const SourceTensor& info = infos_[tensor];
+  const WeightFile& file = *files_.activations;
+  std::string name = info.name;
+  for (const std::string& known : info.aliases) {
+    if (!file.contains(name) && !file.contains(name + ".norm")) name = known;
+  }
+  if (file.contains(name + ".norm")) name += ".norm";
+  if (!file.contains(name)) {
+    bad_input("{}: expected a tensor \"{}\" of the {} norms of its inputs, found none", file.path(),
+              info.name, info.cols());
+  }
+  const size_t number = file.index(name);
+  const FileTensor& found = file.tensors()[number];
+  if (found.shape != std::vector<int64_t>{info.cols()} || !is_floating(found.dtype)) {
+    bad_input("{}: tensor \"{}\" is {} of shape [{}], expected {} floats: a norm for each input of '{}'",
+              file.path(), name, to_string(found.dtype), dimensions(found.shape), info.cols(), info.name);
+  }
+  norms_of_ = kNone;
+  norms_ = file.read_f64(name);
+  for (size_t i = 0; i < norms_.size(); ++i) {
+    if (norms_[i] >= 0.0) continue;  // false for NaN
+    bad_input("{}: tensor \"{}\" holds {} at {}, expected norms of 0 or more", file.path(), name, norms_[i],
+              i);
+  }
+  norms_of_ = tensor;
+}
+
+void FileSource::read_weights(size_t tensor, int64_t begin, int64_t count, Slot& slot, int64_t at) const {
+  const size_t number = numbers_[tensor];
+  const DType type = weights_.tensors()[number].dtype;
+  std::byte* const raw = slot.raw.data() + at * size_of(type);
+  weights_.read(number, begin, count, raw);
+  if (!slot.own_values) return;
+  const SourceTensor& info = infos_[tensor];
+  std::byte* const values = slot.values.data() + at * size_of(info.dtype);
+  if (info.dtype == DType::f64) {
+    std::memcpy(values, raw, static_cast<size_t>(count * 8));
+    if (options_[tensor].keep_diagonal) set_diagonal(info, begin, count, reinterpret_cast<double*>(values));
+  } else {
+    convert_to_f32(type, raw, count, reinterpret_cast<float*>(values));
+    if (options_[tensor].keep_diagonal) set_diagonal(info, begin, count, reinterpret_cast<float*>(values));
+  }
+}
+
+void FileSource::read_statistic(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
+                                std::span<const StatisticPart> parts, Slot& slot, int64_t at) const {
+  const auto read = [&]<class T>(T*) {
+    T* const out = reinterpret_cast<T*>(slot.statistic.data()) + at;
+    if (files_.activations != nullptr) {
+      const int64_t cols = infos_[tensor].cols();
+      for (int64_t i = 0, col = begin % cols; i < count; ++i, col = col + 1 == cols ? 0 : col + 1) {
+        out[i] = static_cast<T>(norms_[static_cast<size_t>(col)]);
+      }
+    }
+    for (size_t p = 0; p < parts.size(); ++p) {
+      T* const here = p == 0 ? out : reinterpret_cast<T*>(slot.summand.data()) + at;
+      read_as(*parts[p].file, parts[p].tensor, begin, count, here);
+      if (parts[p].plain && statistic == Statistic::absolute) {
+        for (int64_t i = 0; i < count; ++i) here[i] = criteria::absolute(here[i]);
+      } else if (parts[p].plain && statistic == Statistic::squared) {
+        for (int64_t i = 0; i < count; ++i) here[i] = here[i] * here[i];
+      }
+      for (int64_t i = 0; p > 0 && i < count; ++i) out[i] += here[i];
+    }
+    if (options_[tensor].keep_diagonal) set_diagonal(infos_[tensor], begin, count, out);
+  };
+  if (infos_[tensor].dtype == DType::f64) {
+    read(static_cast<double*>(nullptr));
+  } else {
+    read(static_cast<float*>(nullptr));
+  }
+}
+
+void FileSource::read_kept(size_t tensor, int64_t begin, int64_t count, uint64_t* words) const {
+  const size_t number = mask_numbers_[tensor];
+  const int64_t first = begin / 64 * 8, bytes = (begin + count + 7) / 8 - first;
+  words[words_of(begin, count) - 1] = ~uint64_t{0};
+  files_.masks->read(number, first, bytes, words);
+}
+
+void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
+                      std::span<const StatisticPart> parts, Slot& slot) const {
+  const DType type = weights_.tensors()[numbers_[tensor]].dtype, seen = infos_[tensor].dtype;
+  slot.own_values = is_floating(type) && (type != seen || options_[tensor].keep_diagonal);
+  slot.has_statistic = statistic != Statistic::none;
+  slot.has_kept = masked(tensor);
+  slot.raw.of(count * size_of(type));
+  if (slot.own_values) slot.values.of(count * size_of(seen));
+  read_weights(tensor, begin, count, slot, 0);
+  if (slot.has_statistic) {
+    slot.statistic.of(count * size_of(seen));
+    if (parts.size() > 1) slot.summand.of(count * size_of(seen));
+    read_statistic(tensor, begin, count, statistic, parts, slot, 0);
+  }
+  if (slot.has_kept) {
+    read_kept(tensor, begin, count, reinterpret_cast<uint64_t*>(slot.kept.of(words_of(begin, count) * 8)));
+  }
+}
+
+ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t count, Slot& slot,
+                                        bool writing) {
+  const int64_t bytes = count * size_of(infos_[tensor].dtype), mask_bytes = words_of(begin, count) * 8;
+  Run run;
+  run.begin = begin;
+  run.count = count;
+  uint64_t* mask = nullptr;
+  if (writing) {
+    mask = reinterpret_cast<uint64_t*>(slot.mask.of(mask_bytes));
+    mask[0] = carry_[tensor];
+    std::fill(mask + 1, mask + mask_bytes / 8, ~uint64_t{0});
+  }
+  if (!staged_) {
+    run.weights = slot.weights();
+    if (slot.has_statistic) run.statistic = slot.statistic.data();
+    if (slot.has_kept) run.kept = reinterpret_cast<const uint64_t*>(slot.kept.data());
+    // Where the block lies there in the file's own type it is cut as it is scored.
+    if (writing && !slot.own_values) run.output = slot.raw.data();
+    run.mask = mask;
+    return run;
+  }
+  const auto stage = [&](Buffer& buffer, const void* host, int64_t size) {
+    if (buffer.bytes() < size) buffer = Buffer(backend_, size, "a block of a file");
+    backend_.upload(host, buffer.data(), size);
+    return buffer.data();
+  };
+  run.weights = stage(slot.device_values, slot.weights(), bytes);
+  if (slot.has_statistic) run.statistic = stage(slot.device_statistic, slot.statistic.data(), bytes);
+  if (slot.has_kept) {
+    run.kept = static_cast<const uint64_t*>(stage(slot.device_kept, slot.kept.data(), mask_bytes));
+  }
+  if (writing) run.mask = static_cast<uint64_t*>(stage(slot.device_mask, mask, mask_bytes));
+  return run;
+}
+
+void FileSource::put(size_t tensor, int64_t begin, int64_t count, const Slot& slot, const uint64_t* mask) {
+  const int64_t first = begin / 64 * 8, bytes = (begin + count + 7) / 8 - first;
+  std::vector<size_t> targets = {numbers_[tensor]};
+  targets.insert(targets.end(), options_[tensor].tied.begin(), options_[tensor].tied.end());
+  for (size_t target : targets) {
+    output_->write(target, begin, count, slot.raw.data());
+    if (mask != nullptr) output_->write_mask(target, first, bytes, mask);
+  }
+}
+
+void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
+                        const std::function<void(int64_t, int64_t, Slot&)>& visit) {
+  if (count == 0) return;
+  const std::vector<StatisticPart> parts = statistic_parts(tensor, statistic);
+  const int64_t block = block_elements(tensor), end = begin + count;
+  // Runs end at multiples of their length, wherever the first one starts: a run that was seen is one again.
+  const auto end_of = [&](int64_t at) { return std::min(end, (at / block + 1) * block); };
+  const auto fill_from = [&](int64_t at, Slot& slot) {
+    fill(tensor, at, end_of(at) - at, statistic, parts, slot);
+  };
+  struct Settle {
+    ReadAhead& ahead;
+    ~Settle() { ahead.settle(); }
+  } const settle{*ahead_};
+  size_t current = 0;
+  fill_from(begin, slots_[0]);
+  for (int64_t at = begin; at < end;) {
+    const int64_t next = end_of(at);
+    if (next < end) {
+      Slot& other = slots_[1 - current];
+      ahead_->start([&fill_from, next, &other] { fill_from(next, other); });
+    }
+    visit(at, next - at, slots_[current]);
+    if (next < end) ahead_->finish();
+    at = next;
+    current = 1 - current;
+  }
+}
+
+void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
+                      const std::function<void(const Run&)>& visit) {
+  stream(tensor, begin, count, statistic, [&](int64_t at, int64_t size, Slot& slot) {
+    const Run run = run_of(tensor, at, size, slot, writing);
+    visit(run);
+    if (!writing) return;
+    const int64_t words = words_of(at, size);
+    uint64_t* const mask = reinterpret_cast<uint64_t*>(slot.mask.data());
+    if (staged_) backend_.download(run.mask, mask, words * 8);
+    if (options_[tensor].keep_diagonal)
+      check_diagonal(infos_[tensor], at, size, mask,
+                     run.kept != nullptr ? reinterpret_cast<const uint64_t*>(slot.kept.data()) : nullptr);
+    // The next run may start in the middle of a word.
+    const bool inside = (at + size) % 64 != 0 && at + size != infos_[tensor].size();
+    carry_[tensor] = inside ? mask[words - 1] : ~uint64_t{0};
+    written_[tensor] = true;
+    if (output_ == nullptr) return;
+    if (run.output == nullptr) {
+      const int64_t width = size_of(weights_.tensors()[numbers_[tensor]].dtype);
+      zero_cut(width, slot.raw.data(), size, mask, at % 64);
+    }
+    put(tensor, at, size, slot, mask);
+  });
+}
+
+bool FileSource::random_access() const {
+  const auto slow = [](const WeightFile* file) { return file != nullptr && !file->random_access(); };
+  return !slow(&weights_) && !slow(files_.masks) &&
+         std::none_of(files_.gradients.begin(), files_.gradients.end(), slow);
+}
+
+void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::span<const int64_t> lines,
+                            Statistic statistic,
+                            const std::function<void(const Run&, std::span<const int64_t>)>& visit) {
+  const std::vector<StatisticPart> parts = statistic_parts(tensor, statistic);
+  const DType type = weights_.tensors()[numbers_[tensor]].dtype, seen = infos_[tensor].dtype;
+  Slot& slot = slots_[0];
+  slot.own_values = type != seen || options_[tensor].keep_diagonal;
+  slot.has_statistic = statistic != Statistic::none;
+  slot.has_kept = masked(tensor);
+  slot.raw.of(kLinesAtOnce * kLine * size_of(type));
+  if (slot.own_values) slot.values.of(kLinesAtOnce * kLine * size_of(seen));
+  if (slot.has_statistic) {
+    slot.statistic.of(kLinesAtOnce * kLine * size_of(seen));
+    slot.summand.of(kLinesAtOnce * kLine * size_of(seen));
+  }
+  if (slot.has_kept) slot.kept.of((kLinesAtOnce + 1) * 8);
+  std::vector<int64_t> starts;
+  for (size_t next = 0; next < lines.size();) {
+    // Whole lines that start on a word of bits are gathered; one that doesn't is a run of its own.
+    starts.clear();
+    const int64_t first = lines[next];
+    int64_t gathered = 0;
+    for (; next < lines.size() && starts.size() < kLinesAtOnce; ++next) {
+      const int64_t at = lines[next], size = std::min(kLine, begin + count - at);
+      const bool whole = size == kLine && at % 64 == 0;
+      if (!whole && !starts.empty()) break;
+      read_weights(tensor, at, size, slot, gathered);
+      if (slot.has_statistic) read_statistic(tensor, at, size, statistic, parts, slot, gathered);
+      if (slot.has_kept) {
+        read_kept(tensor, at, size, reinterpret_cast<uint64_t*>(slot.kept.data()) + gathered / 64);
+      }
+      starts.push_back(gathered);
+      gathered += size;
+      if (!whole) {
+        ++next;
+        break;
+      }
+    }
+    visit(run_of(tensor, first, gathered, slot, false), starts);
+  }
+}
+
+uint64_t FileSource::count_kept(size_t tensor, int64_t begin, int64_t count) {
+  if (!masked(tensor)) return static_cast<uint64_t>(count);
+  uint64_t kept = 0;
+  const int64_t block = 8 * kLeastBlockBytes;
+  std::vector<uint64_t> words;
+  for (int64_t at = begin; at < begin + count;) {
+    const int64_t size = std::min(begin + count, (at / block + 1) * block) - at;
+    words.resize(static_cast<size_t>(words_of(at, size)));
+    read_kept(tensor, at, size, words.data());
+    words.front() &= ~uint64_t{0} << (at % 64);
+    if ((at + size) % 64 != 0) words.back() &= (uint64_t{1} << ((at + size) % 64)) - 1;
+    for (uint64_t word : words) kept += static_cast<uint64_t>(std::popcount(word));
+    at += size;
+  }
+  return kept;
+}
+
+std::string_view FileSource::formula_of(Criterion criterion) const {
+  return files_.activations != nullptr ? std::string_view("|w| * ||x||") : formula(criterion);
+}
+
+void FileSource::copy_rest() {
+  if (output_ == nullptr) return;
+  for (size_t t = 0; t < infos_.size(); ++t) {
+    if (written_[t]) continue;
+    const int64_t width = size_of(weights_.tensors()[numbers_[t]].dtype);
+    stream(t, 0, infos_[t].size(), Statistic::none, [&](int64_t at, int64_t size, Slot& slot) {
+      const uint64_t* kept = nullptr;
+      if (slot.has_kept) {
+        kept = reinterpret_cast<const uint64_t*>(slot.kept.data());
+        zero_cut(width, slot.raw.data(), size, kept, at % 64);
+      }
+      put(t, at, size, slot, kept);
+    });
+  }
+}
+
+std::vector<std::vector<size_t>> find_tied(const WeightFile& file) {
+  const std::vector<FileTensor>& tensors = file.tensors();
+  // Alike at three places first: hardly any others are.
+  std::map<std::string, std::vector<size_t>> alike;
+  constexpr int64_t kBlock = int64_t{1} << 16;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const FileTensor& tensor = tensors[i];
+    if (!is_floating(tensor.dtype) || tensor.shape.size() < 2 || tensor.size() < kLine) continue;
+    const auto width = static_cast<size_t>(size_of(tensor.dtype));
+    std::string key = fmt::format("{}[{}]", to_string(tensor.dtype), dimensions(tensor.shape));
+    const size_t head = key.size(), line = static_cast<size_t>(kLine) * width;
+    key.resize(head + 3 * line);
+    for (int64_t place = 0; place < 3; ++place) {
+      file.read(i, (tensor.size() - kLine) * place / 2, kLine,
+                key.data() + head + static_cast<size_t>(place) * line);
+    }
+    const bool constant = std::memcmp(key.data() + head, key.data() + head + width, 3 * line - width) == 0;
+    if (!constant) alike[std::move(key)].push_back(i);
+  }
+  const auto equal = [&](size_t a, size_t b) {
+    std::vector<char> block_a, block_b;
+    for (int64_t begin = 0; begin < tensors[a].size(); begin += kBlock) {
+      const int64_t count = std::min(kBlock, tensors[a].size() - begin);
+      block_a.resize(static_cast<size_t>(count * size_of(tensors[a].dtype)));
+      block_b.resize(block_a.size());
+      file.read(a, begin, count, block_a.data());
+      file.read(b, begin, count, block_b.data());
+      if (block_a != block_b) return false;
+    }
+    return true;
+  };
+  std::vector<std::vector<size_t>> tied;
+  for (auto& [key, members] : alike) {
+    std::sort(members.begin(), members.end(),
+              [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
+    std::vector<std::vector<size_t>> groups;
+    for (size_t member : members) {
+      const auto group =
+          std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return equal(g.front(), member); });
+      if (group == groups.end()) {
+        groups.push_back({member});
+      } else {
+        group->push_back(member);
+      }
+    }
+    for (std::vector<size_t>& group : groups) {
+      if (group.size() > 1) tied.push_back(std::move(group));
+    }
+  }
+  return tied;
+}
+
+}  // namespace coppice
