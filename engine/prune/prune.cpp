@@ -314,7 +314,10 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
     outcome.total += tensor.size;
     outcome.tensors.push_back(std::move(tensor));
   }
-  if (outcome.prunable > 0) outcome.passes = (cost.elements + outcome.prunable - 1) / outcome.prunable;
+  // To the nearest: a search among ties reads one block again.
+  if (outcome.prunable > 0) {
+    outcome.passes = std::max<uint64_t>(1, (cost.elements + outcome.prunable / 2) / outcome.prunable);
+  }
   outcome.bracket_misses = cost.bracket_misses;
   return outcome;
 }

@@ -203,6 +203,44 @@ TEST_F(Program, PruneTakesPlainFiles) {
   EXPECT_EQ(rows.at("groups")[0].at("units"), 48);
 }
 
+TEST_F(Program, ConvertGivesModelsBackBitForBit) {
+  works({"train", "r.toml", "-o", "model", "--quiet"});
+  works({"prune", "model", "--criterion", "magnitude", "--sparsity", "0.9", "-o", "cut", "--quiet"});
+  works({"convert", "cut", "--to", "sparse", "-o", "small", "--quiet"});
+  works({"convert", "small", "--to", "dense", "-o", "plain", "--quiet"});
+  EXPECT_LT(fs::file_size(folder / "small" / "weights.safetensors"),
+            fs::file_size(folder / "cut" / "weights.safetensors"));
+  for (const char* name : {"weights.safetensors", "masks.safetensors", "model.json"}) {
+    EXPECT_TRUE(read_text(folder / "cut" / name) == read_text(folder / "plain" / name)) << name;
+  }
+  works({"convert", "small/weights.safetensors", "--to", "dense", "-o", "file.safetensors", "--quiet"});
+  EXPECT_TRUE(read_text(folder / "cut" / "weights.safetensors") == read_text(folder / "file.safetensors"));
+}
+
+TEST_F(Program, SensitivityCutsEachTensorAndGateAlone) {
+  works({"train", "r.toml", "-o", "model", "--quiet"});
+  const std::string before = read_text(folder / "model" / "weights.safetensors");
+  const Json report = Json::parse(works({"sensitivity", "model", "--recipe", "r.toml", "--sparsities",
+                                         "0,0.5,1", "-o", "out", "--json", "--quiet"}));
+  ASSERT_EQ(report.at("curves").size(), 10u);  // two matrices, four gates each
+  EXPECT_EQ(report.at("curves")[0].at("name"), "rnn.weight_ih_l0");
+  EXPECT_EQ(report.at("curves")[0].at("gate"), nullptr);
+  EXPECT_EQ(report.at("curves")[4].at("name"), "rnn.weight_ih_l0:o");
+  EXPECT_EQ(report.at("curves")[4].at("size"), 12 * 8);
+  for (const Json& curve : report.at("curves")) {
+    EXPECT_EQ(curve.at("losses")[0], report.at("dense_loss")) << curve;
+    EXPECT_NE(curve.at("losses")[2], report.at("dense_loss")) << curve;
+  }
+  EXPECT_EQ(Json::parse(read_text(folder / "out" / "sensitivity.json")), report);
+  const std::string page = read_text(folder / "out" / "sensitivity.html");
+  EXPECT_THAT(page, AllOf(HasSubstr("<svg"), HasSubstr("Gates of"), HasSubstr("rnn.weight_hh_l0")));
+  EXPECT_THAT(page, Not(HasSubstr("http")));
+  EXPECT_EQ(read_text(folder / "model" / "weights.safetensors"), before);
+  EXPECT_THAT(fails({"sensitivity", "model", "--recipe", "r.toml", "--sparsities", "2", "-o", "no"}),
+              HasSubstr("2"));
+  EXPECT_THAT(fails({"sensitivity", "nothing", "--recipe", "r.toml", "-o", "no"}), HasSubstr("nothing"));
+}
+
 /// GRUs that somebody trained and exported under names of their own: gates are told from the shapes, and only
 /// the recurrent layers' matrices take part.
 TEST_F(Program, PruneAndInspectKnowTheGatesOfSomebodysModel) {

@@ -2,11 +2,20 @@
 
 #include <cstdio>
 #include <new>
+#include <string>
 
 #include "kernels/error.hpp"
 #include "tools/coppice/command.hpp"
 
 namespace {
+
+/// Messages quote what files and options hold, and that may be anything; a message is one line.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return text;
+}
 
 // Exit codes: 0 done, 1 failed (or stopped by a signal), 2 bad input.
 int run(int argc, char** argv) {
@@ -38,10 +47,7 @@ int run(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version
-    std::string message = error.what();
-    for (char& c : message) {
-      if (c == '\n') c = ' ';
-    }
+    const std::string message = one_line(error.what());
     std::string verb;
     for (const CLI::App* chosen : program.get_subcommands()) verb = " " + chosen->get_name();
     fmt::print(stderr, "coppice: {} (see coppice{} --help)\n", message, verb);
@@ -50,10 +56,10 @@ int run(int argc, char** argv) {
     program::end_progress();
     const std::string& folder = program::checkpoint_folder();
     if (error.kind() == ErrorKind::interrupted && !folder.empty()) {
-      fmt::print(stderr, "coppice: {}; checkpoint saved, resume with: coppice resume {}\n", error.what(),
-                 folder);
+      fmt::print(stderr, "coppice: {}; checkpoint saved, resume with: coppice resume {}\n",
+                 one_line(error.what()), folder);
     } else {
-      fmt::print(stderr, "coppice: {}\n", error.what());
+      fmt::print(stderr, "coppice: {}\n", one_line(error.what()));
     }
     return error.kind() == ErrorKind::bad_input ? 2 : 1;
   } catch (const std::bad_alloc&) {
@@ -61,7 +67,7 @@ int run(int argc, char** argv) {
     fmt::print(stderr, "coppice: out of memory\n");
   } catch (const std::exception& error) {
     program::end_progress();
-    fmt::print(stderr, "coppice: {}\n", error.what());
+    fmt::print(stderr, "coppice: {}\n", one_line(error.what()));
   }
   return 1;
 }
