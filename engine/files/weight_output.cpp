@@ -70,6 +70,14 @@ void encode_shards(const ShardedSafetensors& from, const std::string& to) {
   write_file(in_folder(to, index_name(from)), read_file(from.path()));
 }
 
+void check_not_over_input(const WeightFile& from, const std::string& to) {
+  std::error_code ignored;
+  const fs::path folder = fs::path(from.path()).parent_path();
+  if (fs::equivalent(folder.empty() ? fs::path(".") : folder, to, ignored)) {
+    bad_input("{}: is the folder that is read, and shards would replace it with all that it holds", to);
+  }
+}
+
 int64_t file_bytes(const WeightFile& file) {
   int64_t bytes = static_cast<int64_t>(fs::file_size(file.path()));
   if (const auto* sharded = dynamic_cast<const ShardedSafetensors*>(&file)) {
@@ -95,6 +103,7 @@ ConvertReport convert_weights(const WeightFile& from, const std::string& to, Enc
     report.bytes_after = static_cast<int64_t>(fs::file_size(to));
     return report;
   }
+  check_not_over_input(from, to);
   AtomicFolder folder(to, existing);
   if (encoding == Encoding::sparse) {
     encode_shards(*sharded, folder.building());

@@ -55,6 +55,10 @@ ConvertReport convert_weights(const WeightFile& from, const std::string& to, Enc
 /// The sparse encoding of each of `from`'s files under the same name in the folder `to`, and its index.
 void encode_shards(const ShardedSafetensors& from, const std::string& to);
 
+/// Throws Error(bad_input) when a folder of shards would replace the folder in which `from` lies: it may hold
+/// more than weights, which a replacement would take with it.
+void check_not_over_input(const WeightFile& from, const std::string& to);
+
 /// Bytes on disk of a file of weights, of all shards where there are some.
 int64_t file_bytes(const WeightFile& file);
 

@@ -314,6 +314,7 @@ PruneReport prune_file(const fs::path& weights, const PruneFiles& files, const P
     return prune_to(file, files, config, seed, places, backend);
   }
   if (files.dry_run) return prune_to(file, files, config, seed, places, backend);
+  check_not_over_input(*file, output.string());
   AtomicFolder folder(output.string(), existing);
   places.weights = folder.building();
   places.masks = places.weights / "masks.safetensors";

@@ -105,7 +105,10 @@ void sparse(const uint8_t* data, size_t size) {
 void shards(const uint8_t* data, size_t size) {
   // The index names shards in its own folder, so it needs one.
   struct Folder {
-    std::string name = (std::filesystem::temp_directory_path() / "coppice-fuzz-XXXXXX").string();
+    // In memory where there is such a place: a hunt writes it a million times.
+    std::string name = std::filesystem::exists("/dev/shm")
+                           ? "/dev/shm/coppice-fuzz-XXXXXX"
+                           : (std::filesystem::temp_directory_path() / "coppice-fuzz-XXXXXX").string();
     Folder() {
       if (::mkdtemp(name.data()) == nullptr) broken("no scratch folder");
     }

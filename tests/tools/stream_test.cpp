@@ -181,6 +181,11 @@ TEST_F(Stream, ErrorsLeaveNothing) {
   EXPECT_THAT(fails({"prune", "model", "--criterion", "magnitude"}), HasSubstr("--output"));
   EXPECT_THAT(fails({"convert", "model", "--to", "csr", "-o", "out"}), HasSubstr("csr"));
   EXPECT_THAT(fails({"convert", "nothing", "--to", "dense", "-o", "out"}), HasSubstr("nothing"));
+  EXPECT_THAT(
+      fails({"prune", "model", "--criterion", "magnitude", "--sparsity", "0.5", "-o", "model", "--force"}),
+      HasSubstr("the folder that is read"));
+  EXPECT_THAT(fails({"convert", "model", "--to", "sparse", "-o", "model", "--force"}),
+              HasSubstr("the folder that is read"));
   // A shard that ends early is known before anything is written.
   const fs::path shard = folder / "model" / "model-00002-of-00002.safetensors";
   fs::resize_file(shard, fs::file_size(shard) - 1);
