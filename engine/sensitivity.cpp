@@ -45,7 +45,7 @@ SensitivityReport sensitivity_of(const fs::path& model, const Recipe& recipe,
   for (double sparsity : sparsities) {
     if (!(sparsity >= 0.0 && sparsity <= 1.0)) bad_input("a sparsity is {}; expected 0 to 1", sparsity);
   }
-  const auto backend = open_backend(recipe.device, {.threads = static_cast<int>(recipe.threads)});
+  const auto backend = open_backend(recipe.device, backend_options(recipe));
   const ModelDescription description = read_model(model);
   DataSet data =
       open_data(recipe.data, recipe.seed, description.vocabulary ? &*description.vocabulary : nullptr,

@@ -180,8 +180,8 @@ TEST(Pipeline, VerbByVerbIsTheRun) {
   EXPECT_EQ(gradients_of(scratch / "dense", recipe, scratch / "g.safetensors"), 20);
   PruneFiles files;
   files.gradients = {scratch / "g.safetensors"};
-  const PruneReport pruned =
-      prune_model(scratch / "dense", files, recipe.prune, recipe.seed, scratch / "pruned", test::test_device(), 1);
+  const PruneReport pruned = prune_model(scratch / "dense", files, recipe.prune, recipe.seed,
+                                         scratch / "pruned", test::test_device(), 1);
   EXPECT_EQ(pruned.outcome.kept, whole.parameters.kept);
   const EvaluateReport cut = evaluate_model(
       scratch / "pruned", {.data = scratch / "text.txt", .device = test::test_device(), .threads = 1});

@@ -224,7 +224,7 @@ TEST(PruneFile, AnyWayItRunsAsAFullSort) {
         if (((memory == 0) == sharded) == ((&c - cases) % 2 == 0)) continue;
         SCOPED_TRACE(
             fmt::format("{} {} {} memory {} sharded {}", c.criterion, c.scope, c.pattern, memory, sharded));
-        const std::unique_ptr<Backend> backend = cpu_backend(1 + turn % 2);
+        const std::unique_ptr<Backend> backend = open_backend("cpu", {1 + turn % 2});
         PruneFiles files;
         files.gradients = {scratch.path("g.safetensors"), scratch.path("h.safetensors")};
         files.memory = memory;
@@ -257,7 +257,7 @@ TEST(PruneFile, StagedBlocksGiveTheSameBits) {
   const Model model(4);
   write_stored(scratch.path("w.safetensors"), model.weights);
   write_stored(scratch.path("g.safetensors"), model.gradients);
-  const std::unique_ptr<Backend> backend = cpu_backend(2);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {2});
   const std::unique_ptr<WeightFile> weights = open_weights(scratch.path("w.safetensors"));
   const std::unique_ptr<WeightFile> gradients = open_weights(scratch.path("g.safetensors"));
   struct Bits final : CutOutput {
@@ -300,7 +300,7 @@ TEST(PruneFile, TheSameLayoutComesOut) {
   const Scratch scratch;
   const Model model(6, true);
   write_stored(scratch.path("w.safetensors"), model.weights);
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {1});
   PruneConfig config;
   config.sparsity = 0.0;
   prune_file(scratch.path("w.safetensors"), {}, config, 1, scratch.path("out.safetensors"), *backend,
@@ -324,7 +324,7 @@ TEST(PruneFile, EarlierMasksStayAndCountTowardsTheCut) {
   const Scratch scratch;
   const Model model(7, true);
   write_stored(scratch.path("w.safetensors"), model.weights);
-  const std::unique_ptr<Backend> backend = cpu_backend(2);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {2});
   PruneConfig config;
   config.criterion = "random";
   config.sparsity = 0.3;
@@ -371,7 +371,7 @@ TEST(PruneFile, WandaWithinEachRow) {
   }
   write_stored(scratch.path("w.safetensors"), weights);
   write_stored(scratch.path("x.safetensors"), norms);
-  const std::unique_ptr<Backend> backend = cpu_backend(2);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {2});
   PruneConfig config;
   config.criterion = kWanda;
   config.scope = "row";
@@ -404,7 +404,7 @@ TEST(PruneFile, DiagonalsAreKept) {
   std::mt19937_64 random(9);
   write_stored(scratch.path("w.safetensors"), {make_stored("u", {4 * 30, 30}, DType::bf16, random),
                                                make_stored("v", {20, 20}, DType::f32, random)});
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {1});
   PruneConfig config;
   config.sparsity = 0.95;
   PruneFiles files;
@@ -443,7 +443,7 @@ TEST(PruneFile, TiedTensorsAreCutOnce) {
                                  make_stored("other", {60, 40}, DType::bf16, random)};
   weights[1].bytes = weights[0].bytes;
   write_stored(scratch.path("w.safetensors"), weights);
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {1});
   PruneConfig config;
   config.sparsity = 0.5;
   const PruneReport report = prune_file(scratch.path("w.safetensors"), {}, config, 1,
@@ -480,7 +480,7 @@ TEST(PruneFile, DefaultsChooseTheProjectionsOfPublishedModels) {
     options.layers = 3;
     options.shards = recurrent ? 1 : 3;
     const fs::path path = bench::write_checkpoint(options, scratch.path("checkpoint"));
-    const std::unique_ptr<Backend> backend = cpu_backend(1);
+    const std::unique_ptr<Backend> backend = open_backend("cpu", {1});
     PruneConfig config;
     config.sparsity = 0.8;
     PruneFiles files;
@@ -511,7 +511,7 @@ TEST(PruneFile, ErrorsNameFileTensorExpectedAndFound) {
   write_stored(scratch.path("g.safetensors"), model.gradients);
   write_stored(scratch.path("mask.safetensors"), {make_stored("a.proj", {4}, DType::i32, random)});
   write_stored(scratch.path("stranger.safetensors"), {make_stored("nobody", {4}, DType::i32, random)});
-  const std::unique_ptr<Backend> backend = cpu_backend(1);
+  const std::unique_ptr<Backend> backend = open_backend("cpu", {1});
   const size_t before = scratch.entries();
   const auto run = [&](const PruneFiles& files, const char* criterion) {
     PruneConfig config;
