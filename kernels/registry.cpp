@@ -14,6 +14,7 @@ namespace coppice {
 namespace {
 
 constexpr const char* kCudaLibrary = "libcoppice_cuda.so";
+constexpr const char* kDriverLibrary = "libcuda.so.1";
 
 /// The folder of the binary that this code was linked into: a GPU backend is installed beside it.
 std::filesystem::path own_folder() {
@@ -27,11 +28,25 @@ struct LoadableBackend {
   std::string reason;  // why `open` is null
 };
 
+/// The file that COPPICE_CUDA_LIBRARY names, or empty.
+std::filesystem::path named_library() {
+  const char* name = std::getenv("COPPICE_CUDA_LIBRARY");
+  return name != nullptr ? name : "";
+}
+
+/// A GPU has a driver. Where there is none, the backend and the vendor's libraries behind it need not be
+/// loaded to learn so: they take 190 MiB.
+bool has_driver() {
+  void* driver = dlopen(kDriverLibrary, RTLD_LAZY | RTLD_LOCAL);
+  if (driver == nullptr) return false;
+  dlclose(driver);
+  return true;
+}
+
 /// Where to look, in this order: the file that COPPICE_CUDA_LIBRARY names and no other; beside the binary (as
 /// it is built), where `cmake --install` puts it, and wherever the loader looks.
 std::vector<std::filesystem::path> candidates() {
-  const char* named = std::getenv("COPPICE_CUDA_LIBRARY");
-  if (named != nullptr && *named != '\0') return {named};
+  if (const std::filesystem::path named = named_library(); !named.empty()) return {named};
   const std::filesystem::path folder = own_folder();
   std::vector<std::filesystem::path> found;
   for (const auto& place : {folder / kCudaLibrary, folder / ".." / COPPICE_INSTALL_LIBDIR / kCudaLibrary}) {
@@ -47,6 +62,10 @@ std::vector<std::filesystem::path> candidates() {
 const LoadableBackend& cuda_library() {
   static const LoadableBackend library = [] {
     LoadableBackend result;
+    if (named_library().empty() && !has_driver()) {
+      result.reason = fmt::format("no GPU: its driver, {}, was not found", kDriverLibrary);
+      return result;
+    }
     void* handle = nullptr;
     for (const std::filesystem::path& place : candidates()) {
       handle = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
