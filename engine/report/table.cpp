@@ -179,8 +179,6 @@ std::vector<std::string> next_steps(const RunReport& report) {
     if (gain(report, *reference, *final_metrics) >= tolerance) {
       const double more = 1.0 - (1.0 - report.sparsity) / 2;
       steps.push_back(fmt::format("cut more, quality held: --set prune.sparsity={:g}", more));
-    } else if (report.schedule != "gradual") {
-      steps.push_back("quality was lost: cut step by step while retraining: --set prune.schedule=gradual");
     } else {
       steps.push_back(fmt::format("quality was lost: cut less (--set prune.sparsity={:g}) or retrain longer",
                                   std::max(0.0, 1.0 - (1.0 - report.sparsity) * 2)));
