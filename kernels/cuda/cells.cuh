@@ -248,4 +248,22 @@ __global__ void __launch_bounds__(kCellThreads) backward_step(BackwardStep s) {
   }
 }
 
+/// Calls f with the type of a cell, so that a kernel is instantiated for each.
+template <class F>
+auto visit_cell(Cell cell, F f) {
+  switch (cell) {
+    case Cell::rnn_tanh:
+      return f(SimpleCell<Tanh>{});
+    case Cell::rnn_relu:
+      return f(SimpleCell<Relu>{});
+    case Cell::rnn_sigmoid:
+      return f(SimpleCell<Logistic>{});
+    case Cell::gru:
+      return f(GruCell{});
+    case Cell::lstm:
+      break;
+  }
+  return f(LstmCell{});
+}
+
 }  // namespace coppice::cuda

@@ -131,19 +131,7 @@ PersistentKernel for_streams(int64_t batch) {
 }
 
 PersistentKernel find_kernel(Cell cell, int64_t batch) {
-  switch (cell) {
-    case Cell::rnn_tanh:
-      return for_streams<SimpleCell<Tanh>>(batch);
-    case Cell::rnn_relu:
-      return for_streams<SimpleCell<Relu>>(batch);
-    case Cell::rnn_sigmoid:
-      return for_streams<SimpleCell<Logistic>>(batch);
-    case Cell::lstm:
-      return for_streams<LstmCell>(batch);
-    case Cell::gru:
-      return for_streams<GruCell>(batch);
-  }
-  return nullptr;
+  return visit_cell(cell, [&]<class C>(C) { return for_streams<C>(batch); });
 }
 
 }  // namespace

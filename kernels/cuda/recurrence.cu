@@ -35,34 +35,10 @@ void launch_step(void (*kernel)(Step), const Step& step, cudaStream_t stream) {
 }
 
 void (*forward_kernel(Cell cell))(ForwardStep) {
-  switch (cell) {
-    case Cell::rnn_tanh:
-      return forward_step<SimpleCell<Tanh>>;
-    case Cell::rnn_relu:
-      return forward_step<SimpleCell<Relu>>;
-    case Cell::rnn_sigmoid:
-      return forward_step<SimpleCell<Logistic>>;
-    case Cell::lstm:
-      return forward_step<LstmCell>;
-    case Cell::gru:
-      return forward_step<GruCell>;
-  }
-  return nullptr;
+  return visit_cell(cell, []<class C>(C) -> void (*)(ForwardStep) { return forward_step<C>; });
 }
 void (*backward_kernel(Cell cell))(BackwardStep) {
-  switch (cell) {
-    case Cell::rnn_tanh:
-      return backward_step<SimpleCell<Tanh>>;
-    case Cell::rnn_relu:
-      return backward_step<SimpleCell<Relu>>;
-    case Cell::rnn_sigmoid:
-      return backward_step<SimpleCell<Logistic>>;
-    case Cell::lstm:
-      return backward_step<LstmCell>;
-    case Cell::gru:
-      return backward_step<GruCell>;
-  }
-  return nullptr;
+  return visit_cell(cell, []<class C>(C) -> void (*)(BackwardStep) { return backward_step<C>; });
 }
 
 /// Row `row` of a matrix that a cell may not have.
