@@ -11,9 +11,6 @@
 namespace coppice {
 namespace {
 
-// Digits of a key from the top: 2048 bins are 16 KB, which stays in L1 and is little to send.
-constexpr int kDigitBits = 11;
-
 // Groups up to this size log every element: 1 MB of places, and one pass is certain.
 constexpr uint64_t kSmallGroup = uint64_t{1} << 16;
 
@@ -21,32 +18,9 @@ constexpr uint64_t kSmallGroup = uint64_t{1} << 16;
 // searches costs less than a wider bracket in each.
 constexpr double kDeviations = 4.5;
 
-std::string where(const SourceTensor& tensor, uint64_t index) {
-  if (tensor.cols() <= 1) return fmt::format("index {}", index);
-  const uint64_t cols = static_cast<uint64_t>(tensor.cols());
-  return fmt::format("index {} (row {}, column {})", index, index / cols, index % cols);
-}
-
-/// Calls visit(block, run) for the runs of a part, in order.
-template <class Visit>
-void for_blocks(ParameterSource& source, const Plan& plan, const PlanPart& part, ReadingCost* cost,
-                Visit visit) {
-  if (part.count == 0) return;
-  const std::span<const SourceTensor> tensors = source.tensors();
-  source.read(part.tensor, part.begin, part.count, plan.statistic, false,
-              [&](const ParameterSource::Run& run) {
-                if (cost != nullptr) cost->elements += static_cast<uint64_t>(run.count);
-                visit(block_of(plan, tensors, part.tensor, run), run);
-              });
-}
-
-uint64_t limit_of(const PlanGroup& group, const Limits& limits, size_t part) {
-  return limits.empty() ? group.parts[part].units : limits.units[part];
-}
-
 uint64_t available(const PlanGroup& group, const Limits& limits) {
   uint64_t total = 0;
-  for (size_t i = 0; i < group.parts.size(); ++i) total += limit_of(group, limits, i);
+  for (size_t i = 0; i < group.parts.size(); ++i) total += limits.of(group, i);
   return total;
 }
 
@@ -104,20 +78,6 @@ class KeyBins {
   int shift_ = 0;
   std::vector<uint64_t> bins_ = std::vector<uint64_t>(kBins, 0);
 };
-
-/// Position of the `tie`-th element of a run that was counted before, of those with exactly this key.
-template <class Run>
-uint64_t find_tie(ParameterSource& source, const Plan& plan, const PlanPart& part, const Run& run, Key key,
-                  uint64_t tie, ReadingCost* cost) {
-  uint64_t position = 0;
-  PlanPart piece = part;
-  piece.begin = run.begin;
-  piece.count = run.count;
-  for_blocks(source, plan, piece, cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
-    position = source.backend().selection().find_equal(plan.scoring, block, key, tie);
-  });
-  return position;
-}
 
 /// A bracket that most likely holds the ranks: lines of 64 consecutive elements, one from each of equal
 /// strata of the group.
@@ -234,7 +194,7 @@ Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup
       inside += found.inside;
     });
     inside_unlimited += inside;
-    const uint64_t limit = limit_of(group, limits, p);
+    const uint64_t limit = limits.of(group, p);
     counted.below += std::min(below, limit);
     counted.inside += std::min(below + inside, limit) - std::min(below, limit);
     if (limits.empty()) continue;
@@ -307,7 +267,7 @@ PivotCount count_pivots(ParameterSource& source, const Plan& plan, const PlanGro
                    ties[i] += here.ties[i] = found.inside;
                  }
                });
-    const uint64_t limit = limit_of(group, limits, p);
+    const uint64_t limit = limits.of(group, p);
     for (size_t i = 0; i < pivots.size(); ++i) {
       part.ties[i] = std::min(below[i] + ties[i], limit) - std::min(below[i], limit);
       counted.below[i] += std::min(below[i], limit);
@@ -326,7 +286,8 @@ Place place_of_tie(ParameterSource& source, const Plan& plan, const PlanGroup& g
       continue;
     }
     for (const PivotCount::Run& run : counted.parts[p].runs) {
-      if (tie < run.ties[i]) return {key, find_tie(source, plan, group.parts[p], run, key, tie, &cost)};
+      if (tie < run.ties[i])
+        return locate(source, plan, group.parts[p], run.begin, run.count, key, tie, &cost);
       tie -= run.ties[i];
     }
   }
@@ -376,138 +337,6 @@ PivotSearch search_pivots(ParameterSource& source, const Plan& plan, const PlanG
 }
 
 }  // namespace
-
-void refuse_nan(const BlockCount& found, const Plan& plan, const ParameterSource& source, size_t tensor) {
-  if (found.nan_count == 0) return;
-  const SourceTensor& info = source.tensors()[tensor];
-  bad_input("the score {} of '{}' is NaN at {}: its weight or gradient is not a number",
-            source.formula_of(plan.scoring.criterion), info.name,
-            where(info, found.first_nan - plan.positions[tensor]));
-}
-
-ScoreBlock block_of(const Plan& plan, std::span<const SourceTensor> tensors, size_t tensor,
-                    const ParameterSource::Run& run) {
-  ScoreBlock block;
-  block.dtype = tensors[tensor].dtype;
-  block.weights = run.weights;
-  block.statistic = run.statistic;
-  block.kept = run.kept;
-  block.mask_bit = static_cast<int>(run.begin % 64);
-  block.count = run.count;
-  block.position = plan.positions[tensor] + static_cast<uint64_t>(run.begin);
-  return block;
-}
-
-Histogram::Histogram(const KeyWindow& key_window, int64_t row_count)
-    : window(key_window), rows(row_count), bins(static_cast<size_t>(row_count * key_window.bins()), 0) {}
-
-void Histogram::add(const Histogram& other) {
-  if (other.bins.size() != bins.size() || other.window.prefix != window.prefix ||
-      other.window.prefix_bits != window.prefix_bits) {
-    failure("histograms of different windows can't be added");
-  }
-  for (size_t i = 0; i < bins.size(); ++i) bins[i] += other.bins[i];
-}
-
-RankSearch::RankSearch(const Scoring& scoring, uint64_t rank, const Limits& limits)
-    : key_bits_(key_bits(scoring)),
-      rank_(rank),
-      limits_(limits.empty() ? std::vector<uint64_t>{~uint64_t{0}} : limits.units),
-      below_(limits_.size(), 0) {
-  next_window();
-}
-
-void RankSearch::next_window() {
-  window_.digit_bits = std::min(kDigitBits, key_bits_ - window_.prefix_bits);
-}
-
-void RankSearch::refine(const Histogram& histogram) {
-  if (histogram.bins.size() != limits_.size() * static_cast<size_t>(window_.bins())) {
-    failure("a histogram of {} bins doesn't answer a search over {} rows", histogram.bins.size(),
-            limits_.size());
-  }
-  for (int64_t digit = 0; digit < window_.bins(); ++digit) {
-    // Of a part, what may be cut is a prefix of its order, so counts below any key are simply cut off at the
-    // limit.
-    uint64_t here = 0;
-    for (size_t row = 0; row < limits_.size(); ++row) {
-      const uint64_t bin =
-          histogram.bins[row * static_cast<size_t>(window_.bins()) + static_cast<size_t>(digit)];
-      here += std::min(below_[row] + bin, limits_[row]) - std::min(below_[row], limits_[row]);
-    }
-    if (rank_ < here) {
-      window_.prefix |= static_cast<Key>(digit) << (64 - window_.prefix_bits - window_.digit_bits);
-      window_.prefix_bits += window_.digit_bits;
-      next_window();
-      return;
-    }
-    rank_ -= here;
-    for (size_t row = 0; row < limits_.size(); ++row) {
-      below_[row] += histogram.bins[row * static_cast<size_t>(window_.bins()) + static_cast<size_t>(digit)];
-    }
-  }
-  failure("fewer units than the rank that is searched: the source changed between passes");
-}
-
-Histogram count(ParameterSource& source, const Plan& plan, const PlanGroup& group, const KeyWindow& window,
-                const Limits& limits, ReadingCost* cost) {
-  SelectionOps& ops = source.backend().selection();
-  Histogram histogram(window, limits.empty() ? 1 : static_cast<int64_t>(group.parts.size()));
-  for (size_t p = 0; p < group.parts.size(); ++p) {
-    uint64_t* bins = histogram.bins.data() + (limits.empty() ? 0 : p * static_cast<size_t>(window.bins()));
-    for_blocks(source, plan, group.parts[p], cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
-      refuse_nan(ops.histogram(plan.scoring, block, window, bins), plan, source, group.parts[p].tensor);
-    });
-  }
-  return histogram;
-}
-
-Place locate(ParameterSource& source, const Plan& plan, const PlanGroup& group, Key key, uint64_t tie,
-             const Limits& limits, ReadingCost* cost) {
-  SelectionOps& ops = source.backend().selection();
-  std::vector<Place> none;
-  for (size_t p = 0; p < group.parts.size(); ++p) {
-    struct RunTies {
-      int64_t begin, count;
-      uint64_t ties;
-    };
-    std::vector<RunTies> runs;
-    uint64_t below = 0, ties = 0;
-    for_blocks(source, plan, group.parts[p], cost,
-               [&](const ScoreBlock& block, const ParameterSource::Run& run) {
-                 const BlockCount found = ops.bracket(plan.scoring, block, key, key, 0, none);
-                 below += found.below;
-                 ties += found.inside;
-                 runs.push_back({run.begin, run.count, found.inside});
-               });
-    const uint64_t limit = limit_of(group, limits, p);
-    const uint64_t usable = std::min(below + ties, limit) - std::min(below, limit);
-    if (tie >= usable) {
-      tie -= usable;
-      continue;
-    }
-    for (const RunTies& run : runs) {
-      if (tie >= run.ties) {
-        tie -= run.ties;
-        continue;
-      }
-      return {key, find_tie(source, plan, group.parts[p], run, key, tie, cost)};
-    }
-  }
-  failure("fewer units with the threshold's score than were counted: the source changed between passes");
-}
-
-std::vector<Place> find_places_by_histogram(ParameterSource& source, const Plan& plan, const PlanGroup& group,
-                                            std::span<const uint64_t> ranks, const Limits& limits,
-                                            ReadingCost& cost) {
-  std::vector<Place> places;
-  for (uint64_t rank : ranks) {
-    RankSearch search(plan.scoring, rank, limits);
-    while (!search.found()) search.refine(count(source, plan, group, search.window(), limits, &cost));
-    places.push_back(locate(source, plan, group, search.key(), search.tie(), limits, &cost));
-  }
-  return places;
-}
 
 std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const PlanGroup& group,
                                std::span<const uint64_t> ranks, const Limits& limits, ReadingCost& cost) {
