@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -56,6 +57,9 @@ class WeightFile {
   std::vector<float> read_f32(std::string_view name) const;
   std::vector<double> read_f64(std::string_view name) const;
 
+  /// Where all elements of a tensor lie in memory as `read` gives them, or null. Who cuts the file's weights
+  /// may cut them there.
+  virtual std::byte* memory(size_t /*tensor*/) const { return nullptr; }
   /// True where reading a few elements anywhere costs a few elements.
   virtual bool random_access() const { return true; }
   /// Bytes that the tensor takes in the file: fewer than tensors()[i].bytes() when encoded or compressed.

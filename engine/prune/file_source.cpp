@@ -32,10 +32,11 @@ constexpr int64_t kBlockBytes = int64_t{2} << 20;
 constexpr int64_t kLeastBlockBytes = int64_t{64} << 10;
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
-/// Host memory that only grows, aligned for vectors, untouched until it is written.
+/// Host memory that only grows, aligned for vectors, untouched until it is written; or somebody else's.
 class HostBuffer {
  public:
   std::byte* of(int64_t bytes) {
+    borrowed_ = nullptr;
     if (bytes > bytes_) {
       bytes_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
       data_.reset();
@@ -46,12 +47,15 @@ class HostBuffer {
     }
     return data_.get();
   }
-  std::byte* data() const { return data_.get(); }
+  void borrow(std::byte* data) { borrowed_ = data; }
+  bool borrowed() const { return borrowed_ != nullptr; }
+  std::byte* data() const { return borrowed_ != nullptr ? borrowed_ : data_.get(); }
 
  private:
   struct Free {
     void operator()(std::byte* data) const { std::free(data); }
   };
+  std::byte* borrowed_ = nullptr;
   std::unique_ptr<std::byte, Free> data_;
   int64_t bytes_ = 0;
 };
@@ -103,6 +107,14 @@ std::string_view name_of(Statistic statistic) {
   return statistic == Statistic::sum        ? "sum of the gradients"
          : statistic == Statistic::absolute ? "sum of the gradients' absolute values"
                                             : "sum of the squared gradients";
+}
+
+/// Where element `begin` lies in memory, or null.
+std::byte* elements_in_memory(const WeightFile& file, size_t tensor, int64_t begin) {
+  std::byte* const data = file.memory(tensor);
+  const int64_t width = size_of(file.tensors()[tensor].dtype);
+  const bool aligned = reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(width) == 0;
+  return data != nullptr && aligned ? data + begin * width : nullptr;
 }
 
 template <class T>
@@ -349,7 +361,7 @@ void FileSource::read_weights(size_t tensor, int64_t begin, int64_t count, Slot&
   const size_t number = numbers_[tensor];
   const DType type = weights_.tensors()[number].dtype;
   std::byte* const raw = slot.raw.data() + at * size_of(type);
-  weights_.read(number, begin, count, raw);
+  if (!slot.raw.borrowed()) weights_.read(number, begin, count, raw);
   if (!slot.own_values) return;
   const SourceTensor& info = infos_[tensor];
   std::byte* const values = slot.values.data() + at * size_of(info.dtype);
@@ -404,13 +416,27 @@ void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic sta
   slot.own_values = is_floating(type) && (type != seen || options_[tensor].keep_diagonal);
   slot.has_statistic = statistic != Statistic::none;
   slot.has_kept = masked(tensor);
-  slot.raw.of(count * size_of(type));
+  if (std::byte* const memory = elements_in_memory(weights_, numbers_[tensor], begin)) {
+    slot.raw.borrow(memory);
+  } else {
+    slot.raw.of(count * size_of(type));
+  }
   if (slot.own_values) slot.values.of(count * size_of(seen));
   read_weights(tensor, begin, count, slot, 0);
   if (slot.has_statistic) {
-    slot.statistic.of(count * size_of(seen));
-    if (parts.size() > 1) slot.summand.of(count * size_of(seen));
-    read_statistic(tensor, begin, count, statistic, parts, slot, 0);
+    // One summand that is the statistic as it lies.
+    std::byte* memory = nullptr;
+    if (parts.size() == 1 && (!parts[0].plain || statistic == Statistic::sum) &&
+        parts[0].file->tensors()[parts[0].tensor].dtype == seen && !options_[tensor].keep_diagonal) {
+      memory = elements_in_memory(*parts[0].file, parts[0].tensor, begin);
+    }
+    if (memory != nullptr) {
+      slot.statistic.borrow(memory);
+    } else {
+      slot.statistic.of(count * size_of(seen));
+      if (parts.size() > 1) slot.summand.of(count * size_of(seen));
+      read_statistic(tensor, begin, count, statistic, parts, slot, 0);
+    }
   }
   if (slot.has_kept) {
     read_kept(tensor, begin, count, reinterpret_cast<uint64_t*>(slot.kept.of(words_of(begin, count) * 8)));
@@ -433,8 +459,9 @@ ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t co
     run.weights = slot.weights();
     if (slot.has_statistic) run.statistic = slot.statistic.data();
     if (slot.has_kept) run.kept = reinterpret_cast<const uint64_t*>(slot.kept.data());
-    // Where the block lies there in the file's own type it is cut as it is scored.
-    if (writing && !slot.own_values) run.output = slot.raw.data();
+    // Where the block lies there in the file's own type it is cut as it is scored. (A dry run cuts buffers.)
+    const bool may_cut = !slot.raw.borrowed() || output_ != nullptr;
+    if (writing && !slot.own_values && may_cut) run.output = slot.raw.data();
     run.mask = mask;
     return run;
   }
@@ -479,6 +506,8 @@ void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic s
   size_t current = 0;
   fill_from(begin, slots_[0]);
   for (int64_t at = begin; at < end;) {
+    if (stop_ != nullptr && stop_->requested && !cutting_memory_)
+      throw Error(ErrorKind::interrupted, "interrupted");
     const int64_t next = end_of(at);
     if (next < end) {
       Slot& other = slots_[1 - current];
@@ -493,6 +522,8 @@ void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic s
 
 void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
                       const std::function<void(const Run&)>& visit) {
+  // Arrays are cut all or not at all.
+  if (writing && output_ != nullptr && weights_.memory(numbers_[tensor]) != nullptr) cutting_memory_ = true;
   stream(tensor, begin, count, statistic, [&](int64_t at, int64_t size, Slot& slot) {
     const Run run = run_of(tensor, at, size, slot, writing);
     visit(run);
@@ -589,6 +620,7 @@ void FileSource::copy_rest() {
   if (output_ == nullptr) return;
   for (size_t t = 0; t < infos_.size(); ++t) {
     if (written_[t]) continue;
+    if (weights_.memory(numbers_[t]) != nullptr) cutting_memory_ = true;
     const int64_t width = size_of(weights_.tensors()[numbers_[t]].dtype);
     stream(t, 0, infos_[t].size(), Statistic::none, [&](int64_t at, int64_t size, Slot& slot) {
       const uint64_t* kept = nullptr;

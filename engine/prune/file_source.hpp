@@ -10,6 +10,7 @@
 
 #include "engine/files/weight_file.hpp"
 #include "engine/prune/source.hpp"
+#include "engine/train/progress.hpp"
 
 namespace coppice {
 
@@ -47,7 +48,8 @@ struct FileTensorOptions {
 
 /// Weight files as a source, whatever their size: blocks are read into a few reused buffers, the next one by
 /// a second thread while this one is scored, and never mapped. Half precision is scored as float32. Writing
-/// streams the file's own bits to an output.
+/// streams the file's own bits to an output. What lies in memory (WeightFile::memory) is read where it lies,
+/// and cut there.
 class FileSource final : public ParameterSource {
  public:
   /// `memory`: what buffers and logs may take together, in bytes; 0: as they like. The files must outlive it.
@@ -57,6 +59,8 @@ class FileSource final : public ParameterSource {
 
   /// Where the cut goes; without one it is only counted.
   void set_output(CutOutput* output) { output_ = output; }
+  /// Once it is set, reading throws Error(interrupted), but for weights in memory of which some are cut.
+  void set_stop(const StopToken* stop) { stop_ = stop; }
   /// Stages blocks through the backend's memory even where that is the host's: for tests.
   void stage_always() { staged_ = true; }
   /// Copies to the output what selection does not touch, cut by the masks made earlier if there are any.
@@ -113,6 +117,8 @@ class FileSource final : public ParameterSource {
   std::vector<bool> written_;               // by selection: what is left is copied
   std::vector<uint64_t> carry_;             // the word of mask bits in which the last written run ended
   CutOutput* output_ = nullptr;
+  const StopToken* stop_ = nullptr;
+  bool cutting_memory_ = false;
   int64_t block_bytes_ = 0;
   int64_t scratch_ = 0;
   bool staged_ = false;

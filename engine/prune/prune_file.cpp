@@ -167,23 +167,20 @@ PruneOutcome masked_outcome(FileSource& source) {
   return outcome;
 }
 
-PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& files,
-                     const PruneConfig& wanted, uint64_t seed, const Places& places, Backend& backend) {
-  if (files.memory != 0 && files.memory < kLeastMemory) {
-    bad_input("--memory is {} bytes; expected at least {}", files.memory, kLeastMemory);
-  }
-  PruneConfig config = wanted;
+/// One of the criteria of kernels/criteria.hpp, by which `config` scores; Wanda's is another one of other
+/// statistics.
+Criterion check_criterion(const ScoreFiles& scores, const PruneFiles& files, PruneConfig& config) {
   const bool wanda = !files.masks_only && config.criterion == kWanda;
-  if (wanda && files.activations.empty()) {
+  if (wanda && scores.activations == nullptr) {
     bad_input("the criterion wanda weighs by the norms of inputs; expected a file of --activations");
   }
-  if (!wanda && !files.activations.empty()) {
+  if (!wanda && scores.activations != nullptr) {
     bad_input("--activations serve the criterion wanda alone; found '{}'", config.criterion);
   }
   // |w|·‖x‖ is |w|·Σ|g| of another statistic: one rounding, the same kernel.
   if (wanda) config.criterion = to_string(Criterion::taylor_absolute);
   const Criterion criterion = files.masks_only ? Criterion::magnitude : find_criterion(config.criterion);
-  if (!wanda && statistic_of(criterion) != Statistic::none && files.gradients.empty()) {
+  if (!wanda && statistic_of(criterion) != Statistic::none && scores.gradients.empty()) {
     bad_input("prune.criterion \"{}\" scores by gradients; expected a file of them, found none",
               config.criterion);
   }
@@ -191,27 +188,26 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
     bad_input("--keep-diagonal keeps single weights: it can't be had with pattern '{}' and criterion '{}'",
               config.pattern, config.criterion);
   }
+  return criterion;
+}
 
-  std::vector<std::unique_ptr<WeightFile>> gradients;
-  ScoreFiles scores;
-  for (const fs::path& path : files.gradients) {
-    gradients.push_back(open_weights(path.string()));
-    if (!wanda) scores.gradients.push_back(gradients.back().get());
+}  // namespace
+
+PruneReport prune_weights(const WeightFile& file, const ScoreFiles& scores, const PruneFiles& files,
+                          const PruneConfig& wanted, uint64_t seed, Backend& backend,
+                          const std::function<CutOutput*(const std::set<size_t>& masked)>& open_output) {
+  if (files.memory != 0 && files.memory < kLeastMemory) {
+    bad_input("--memory is {} bytes; expected at least {}", files.memory, kLeastMemory);
   }
-  const auto opened = [](const fs::path& path) {
-    return path.empty() ? nullptr : open_weights(path.string());
-  };
-  const std::unique_ptr<WeightFile> activations = opened(files.activations), masks = opened(files.masks);
-  scores.activations = activations.get();
-  scores.masks = masks.get();
-
-  const std::vector<std::vector<size_t>> tied = find_tied(*file);
-  const std::vector<FileTensorOptions> options = options_of(*file, files, tied);
-  FileSource source(backend, *file, scores, options, files.memory);
+  PruneConfig config = wanted;
+  const Criterion criterion = check_criterion(scores, files, config);
+  const std::vector<std::vector<size_t>> tied = find_tied(file);
+  const std::vector<FileTensorOptions> options = options_of(file, files, tied);
+  FileSource source(backend, file, scores, options, files.memory);
+  source.set_stop(files.stop);
 
   PruneReport report;
-  report.weights = file->path();
-  report.output = places.shown;
+  report.weights = file.path();
   report.criterion = files.masks_only ? "masks" : wanted.criterion;
   report.formula = files.masks_only ? "" : std::string(source.formula_of(criterion));
   report.scope = config.scope;
@@ -221,7 +217,7 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
   report.seed = seed;
   for (const std::vector<size_t>& group : tied) {
     std::vector<std::string>& names = report.tied.emplace_back();
-    for (size_t member : group) names.push_back(file->tensors()[member].name);
+    for (size_t member : group) names.push_back(file.tensors()[member].name);
   }
 
   std::set<size_t> masked;  // numbers in the file
@@ -234,15 +230,47 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
       masked.insert(options[number].tied.begin(), options[number].tied.end());
       continue;
     }
-    const std::string_view reason = reason_to_keep(file->tensors()[number]);
+    const std::string_view reason = reason_to_keep(file.tensors()[number]);
     report.carried.push_back({source.tensors()[t].name, std::string(reason.empty() ? "not chosen" : reason)});
   }
+  if (!files.dry_run) source.set_output(open_output(masked));
+  if (files.masks_only) {
+    source.finish_writing();
+    report.outcome = masked_outcome(source);
+  } else {
+    report.outcome = prune(source, config, seed);
+  }
+
+  for (const TensorOutcome& tensor : report.outcome.tensors) {
+    const size_t number = file.index(tensor.name);
+    const uint64_t width = static_cast<uint64_t>(size_of(file.tensors()[number].dtype));
+    const uint64_t dense = tensor.size * width, bitmap = tensor.kept * width + (tensor.size + 7) / 8;
+    report.sparse_bytes += std::min(dense, bitmap) * (1 + options[number].tied.size());
+    report.bytes_before += dense * (1 + options[number].tied.size());
+  }
+  report.bytes_after = files.sparse_encoding ? report.sparse_bytes : report.bytes_before;
+  return report;
+}
+
+namespace {
+
+PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& files,
+                     const PruneConfig& config, uint64_t seed, const Places& places, Backend& backend) {
+  std::vector<std::unique_ptr<WeightFile>> opened;
+  const auto open = [&opened](const fs::path& path) -> const WeightFile* {
+    if (path.empty()) return nullptr;
+    return opened.emplace_back(open_weights(path.string())).get();
+  };
+  ScoreFiles scores;
+  for (const fs::path& path : files.gradients) scores.gradients.push_back(open(path));
+  scores.activations = open(files.activations);
+  scores.masks = open(files.masks);
 
   // Plain files that are only to be encoded lie in a folder that goes away.
   std::optional<AtomicFolder> workspace;
   std::unique_ptr<FileOutput> output;
   fs::path plain = places.weights;
-  if (!files.dry_run) {
+  const auto open_output = [&](const std::set<size_t>& masked) {
     if (files.sparse_encoding) {
       workspace.emplace(places.workspace.string(), Existing::replace);
       plain = workspace->building();
@@ -251,25 +279,13 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
     output = std::make_unique<FileOutput>(*file, plain.string(), places.one_file,
                                           files.sparse_encoding ? Existing::refuse : places.existing,
                                           places.masks.string(), places.existing, masked);
-    source.set_output(output.get());
-  }
-  if (files.masks_only) {
-    source.finish_writing();
-    report.outcome = masked_outcome(source);
-  } else {
-    report.outcome = prune(source, config, seed);
-  }
-
+    return output.get();
+  };
+  PruneReport report = prune_weights(*file, scores, files, config, seed, backend, open_output);
+  report.output = places.shown;
   report.bytes_before = static_cast<uint64_t>(file_bytes(*file));
-  for (const TensorOutcome& tensor : report.outcome.tensors) {
-    const size_t number = file->index(tensor.name);
-    const uint64_t width = static_cast<uint64_t>(size_of(file->tensors()[number].dtype));
-    const uint64_t dense = tensor.size * width, bitmap = tensor.kept * width + (tensor.size + 7) / 8;
-    report.sparse_bytes += std::min(dense, bitmap) * (1 + options[number].tied.size());
-  }
-  report.bytes_after = report.bytes_before;
   if (files.dry_run) {
-    if (files.sparse_encoding) report.bytes_after = report.sparse_bytes;
+    if (!files.sparse_encoding) report.bytes_after = report.bytes_before;
     return report;
   }
   if (!files.sparse_encoding) {

@@ -2,13 +2,17 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/config/recipe.hpp"
 #include "engine/files/atomic_write.hpp"
+#include "engine/prune/file_source.hpp"
 #include "engine/prune/prune.hpp"
+#include "engine/train/progress.hpp"
 #include "kernels/backend.hpp"
 
 namespace coppice {
@@ -26,7 +30,8 @@ struct PruneFiles {
   std::vector<std::pair<std::string, int64_t>> gates;  // pattern, how many: rows in blocks of equal height
   bool sparse_encoding = false;                        // write that, instead of plain files
   bool dry_run = false;                                // write nothing
-  int64_t memory = 0;  // bytes that buffers and logs may take; 0: some hundred MiB at most
+  int64_t memory = 0;               // bytes that buffers and logs may take; 0: some hundred MiB at most
+  const StopToken* stop = nullptr;  // set: Error(interrupted), and nothing is left behind
 };
 
 /// A tensor that was carried over as it was, and why in a word.
@@ -67,5 +72,12 @@ PruneReport prune_file(const std::filesystem::path& weights, const PruneFiles& f
 PruneReport prune_into_folder(const std::filesystem::path& weights, const PruneFiles& files,
                               const PruneConfig& config, uint64_t seed, const std::filesystem::path& folder,
                               const std::string& name, const std::string& shown, Backend& backend);
+
+/// The core of both, for weights that need not lie on a disk: scores as `scores` say (the files that `files`
+/// names are not opened) and cuts into what `open_output` gives, which is told the numbers of the tensors
+/// that have masks and is not asked in a dry run. Bytes of the report are those of the tensors.
+PruneReport prune_weights(const WeightFile& weights, const ScoreFiles& scores, const PruneFiles& files,
+                          const PruneConfig& config, uint64_t seed, Backend& backend,
+                          const std::function<CutOutput*(const std::set<size_t>& masked)>& open_output);
 
 }  // namespace coppice

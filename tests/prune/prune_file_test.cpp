@@ -13,11 +13,13 @@
 #include <random>
 
 #include "bench/synthetic_checkpoint.hpp"
+#include "engine/files/array_file.hpp"
 #include "engine/files/number_formats.hpp"
 #include "engine/files/safetensors.hpp"
 #include "engine/files/weight_output.hpp"
 #include "engine/prune/default_tensors.hpp"
 #include "engine/prune/file_source.hpp"
+#include "engine/prune/mask_file.hpp"
 #include "tests/files/scratch.hpp"
 #include "tests/prune/harness.hpp"
 
@@ -293,6 +295,71 @@ TEST(PruneFile, StagedBlocksGiveTheSameBits) {
     }
     EXPECT_TRUE(bits[0].weights == bits[1].weights) << scope;
     EXPECT_TRUE(bits[0].masks == bits[1].masks) << scope;
+  }
+}
+
+/// Arrays are a file that is cut where it lies, or, in a dry run and where something fails, left as it was.
+TEST(PruneFile, ArraysAreCutWhereTheyLie) {
+  const Scratch scratch;
+  const Model model(5);
+  const auto arrays_of = [](std::vector<Stored>& all) {
+    std::vector<NamedArray> arrays;
+    for (Stored& stored : all) arrays.push_back({stored.tensor, stored.bytes.data()});
+    return arrays;
+  };
+  struct Masks final : CutOutput {
+    explicit Masks(const ArrayFile& arrays) : file(arrays) {}
+    void write(size_t tensor, int64_t begin, int64_t, const void* data) override {
+      EXPECT_EQ(data, file.memory(tensor) + begin * size_of(file.tensors()[tensor].dtype));
+    }
+    void write_mask(size_t tensor, int64_t begin, int64_t count, const void* bytes) override {
+      bits[tensor].resize(static_cast<size_t>(file.tensors()[tensor].size() + 7) / 8);
+      std::memcpy(bits[tensor].data() + begin, bytes, static_cast<size_t>(count));
+    }
+    const ArrayFile& file;
+    std::map<size_t, std::vector<char>> bits;
+  };
+  int threads = 1;
+  for (const char* criterion : {"magnitude", "taylor", "gradient-absolute", "fisher"}) {
+    for (const char* scope : {"global", "row"}) {
+      PruneConfig config;
+      config.criterion = criterion;
+      config.scope = scope;
+      config.sparsity = 0.7;
+      const Expected expected = expected_masks(model.tensors(), config, 5);
+      Model mine = model;
+      const ArrayFile weights("weights", arrays_of(mine.weights)),
+          gradients("gradients", arrays_of(mine.gradients));
+      const std::unique_ptr<Backend> backend = open_backend("cpu", {threads = 3 - threads});
+      Masks output(weights);
+      const auto open = [&](const std::set<size_t>&) { return &output; };
+      const auto unchanged = [&] {
+        for (size_t t = 0; t < model.weights.size(); ++t) {
+          if (mine.weights[t].bytes != model.weights[t].bytes) return false;
+        }
+        return true;
+      };
+      PruneFiles files;
+      files.dry_run = true;
+      prune_weights(weights, {{&gradients}}, files, config, 5, *backend, open);
+      EXPECT_TRUE(unchanged());
+      files.dry_run = false;
+      StopToken stop;
+      stop.requested = true;
+      files.stop = &stop;
+      EXPECT_THROW(prune_weights(weights, {{&gradients}}, files, config, 5, *backend, open), Error);
+      EXPECT_TRUE(unchanged());
+      files.stop = nullptr;
+      prune_weights(weights, {{&gradients}}, files, config, 5, *backend, open);
+      const std::string path = scratch.path(fmt::format("{}_{}.safetensors", criterion, scope));
+      std::vector<Stored> bits;
+      for (auto& [t, bytes] : output.bits) {
+        bits.push_back({mask_entry(weights.tensors()[t]), std::move(bytes)});
+      }
+      write_stored(path, bits);
+      expect_output(model, weights, SafetensorsFile(path), expected);
+      EXPECT_TRUE(mine.gradients[0].bytes == model.gradients[0].bytes);
+    }
   }
 }
 
