@@ -29,6 +29,20 @@ build() {
   cmake --build "$folder" --target "$target" -- --quiet
 }
 
+# The Python package's build and tests want nanobind, NumPy and pytest: COPPICE_TEST_PYTHON names an interpreter that has
+# them, else an environment is made in build/ where a package index can be reached. Without, its suite says so.
+python=()
+find_python() {
+  local interpreter=${COPPICE_TEST_PYTHON:-$PWD/build/python-environment/bin/python}
+  if [ -z "${COPPICE_TEST_PYTHON:-}" ] && ! "$interpreter" -c "import nanobind, numpy, pytest" 2>/dev/null; then
+    echo "== Installing what the Python package's tests need"
+    python3 -m venv build/python-environment &&
+      "$interpreter" -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt ||
+      { echo "No package index: the Python package is not tested" >&2; return 0; }
+  fi
+  python=(-DPython_EXECUTABLE="$interpreter")
+}
+
 # Adds the cases of one suite to the counts. Google Test writes one XML a suite; a suite without (it crashed, or is
 # not a Google Test) counts as one case, by what ctest says of it.
 count_suite() {
@@ -86,7 +100,8 @@ report() {
 case "$mode" in
   --quick)
     tools/dependencies.sh --tests
-    build build
+    find_python
+    build build "${python[@]}"
     run build "" -L fast
     ;;
   --coverage)
@@ -98,7 +113,8 @@ case "$mode" in
     ;;
   all)
     tools/dependencies.sh --tests
-    build build
+    find_python
+    build build "${python[@]}"
     run build ""
     build build-asan -DCOPPICE_SANITIZE=address,undefined
     run build-asan "sanitizers: "
