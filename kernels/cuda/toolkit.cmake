@@ -2,8 +2,8 @@
 # says, and in the layouts of the pip packages (nvidia/cu13, or nvidia/cuda_nvcc beside nvidia/cublas and its like), whose
 # libraries have a version in their names and no link without. Sets
 #   COPPICE_NVCC           the compiler, or false
-#   COPPICE_CUDA_INCLUDE   folders of cuda_runtime_api.h, cublas_v2.h and cusparse.h, or empty: enough for the tests that
-#                          run the kernels on the host
+#   COPPICE_CUDA_INCLUDE   folders of cuda_runtime_api.h, cublas_v2.h, cusparse.h and Thrust, or empty: enough for the
+#                          tests that run the kernels on the host
 #   COPPICE_CUDA_LIBRARIES cudart, cublas and cusparse (shared), or empty when one of them is missing
 set(named ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT})
 set(roots ${named} $ENV{CUDA_HOME} $ENV{CUDA_PATH} /usr/local/cuda)
@@ -32,6 +32,15 @@ foreach(part "cudart;cuda_runtime;cuda_runtime_api.h" "cublas;cublas;cublas_v2.h
   list(APPEND includes ${COPPICE_${name}_INCLUDE})
   list(APPEND libraries ${COPPICE_${name}_LIBRARY})
 endforeach()
+# Thrust lies in include/cccl since CUDA 13, where nvcc finds it by itself; of pip's packages it is one of its own.
+set(places "")
+foreach(root IN LISTS roots)
+  list(APPEND places ${root} ${root}/../cuda_cccl)
+endforeach()
+find_path(COPPICE_thrust_INCLUDE thrust/version.h HINTS ${places}
+          PATH_SUFFIXES include/cccl include targets/x86_64-linux/include/cccl targets/x86_64-linux/include)
+mark_as_advanced(COPPICE_thrust_INCLUDE)
+list(APPEND includes ${COPPICE_thrust_INCLUDE})
 set(COPPICE_CUDA_INCLUDE "")
 if(NOT includes MATCHES "NOTFOUND")
   list(REMOVE_DUPLICATES includes)

@@ -135,19 +135,6 @@ TEST(Emulator, TimesBetweenEvents) {
   cudaGetLastError();
 }
 
-#ifdef COPPICE_HAS_THRUST
-TEST(Emulator, ThrustRunsInTheOrderOfTheStream) {
-  const Stream stream;
-  const OnDevice<int> x({3, 1, 2});
-  const OnDevice<int> y({0, 0, 0});
-  add(x.data(), 1, stream);
-  scan_with_thrust(x.data(), y.data(), 3, stream);
-  sort_with_thrust(x.data(), y.data(), 3, stream);
-  EXPECT_EQ(x.values(), (std::vector<int>{1, 2, 4}));
-  EXPECT_EQ(y.values(), (std::vector<int>{4, 5, 0}));
-}
-#endif
-
 class Graphs : public testing::Test {
  protected:
   Stream stream_;

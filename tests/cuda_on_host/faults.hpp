@@ -54,9 +54,6 @@ struct Box {
 void unpack(Box box, int* y, cudaStream_t stream);
 /// y[0] += by, launched alone.
 void add(int* y, int by, cudaStream_t stream);
-/// y = the sums of what comes before in x, and a stable sort by key: calls of Thrust.
-void scan_with_thrust(const int* x, int* y, int n, cudaStream_t stream);
-void sort_with_thrust(int* keys, int* values, int n, cudaStream_t stream);
 /// Every built-in that can be checked against plain code; y[i] is 0 where all agree.
 void check_builtins(int* y, int threads, cudaStream_t stream);
 

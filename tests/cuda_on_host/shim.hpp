@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include "tests/cuda_on_host/device.hpp"
+#include "tests/cuda_on_host/emulator.hpp"
 #include "tests/cuda_on_host/intrinsics.hpp"
 
 #undef __launch_bounds__
@@ -27,6 +28,10 @@
   T* const name = static_cast<T*>(::coppice::cuda_on_host::dynamic_shared())
 
 #define COPPICE_GRID_BARRIER() ::coppice::cuda_on_host::grid_barrier(std::source_location::current())
+
+/// Queues a call of Thrust algorithms; their C++ system executes them.
+#define COPPICE_THRUST_ON_HOST(stream, body) \
+  ::coppice::cuda_on_host::enqueue(stream, [body] { body(thrust::cpp::par); }, "Thrust")
 
 // The headers take kernels by their type for nvcc only.
 template <class... Parameters>

@@ -101,6 +101,33 @@ TEST_P(SparseTest, ProductsAreTheSameBitsEveryTime) {
   }
 }
 
+// More numbers of rows, coming back in turn, than a library's preparations are kept for.
+TEST_P(SparseTest, AnyNumberOfRowsMayComeBack) {
+  WeightCase most(random_, 23, 40, 30, 0.7f);
+  TestMatrix w(backend(), most.out, most.in, most.w);
+  for (const std::string& layout : layouts()) {
+    const auto weight = backend().make_weight(layout, w);
+    for (int turn = 0; turn < 2; ++turn) {
+      for (int64_t n = 1; n <= most.n; n += 2) {
+        WeightCase c = most;
+        c.n = n;
+        c.x.resize(static_cast<size_t>(n * c.in));
+        c.dy.resize(static_cast<size_t>(n * c.out));
+        SCOPED_TRACE(layout + ", " + c.name());
+        TestMatrix x(backend(), n, c.in, c.x), dy(backend(), n, c.out, c.dy);
+        TestMatrix y(backend(), n, c.out), dx(backend(), n, c.in);
+        TestMatrix dw(backend(), c.out, c.in, std::vector<float>(c.w.size()));
+        weight->multiply(x, {}, y);
+        weight->multiply_transposed(dy, dx);
+        weight->accumulate_gradient(dy, x, dw);
+        expect_close(y.values(), c.multiply(false), c.in);
+        expect_close(dx.values(), c.multiply_transposed(), c.out);
+        expect_close(dw.values(), c.gradient(std::vector<float>(c.w.size()), true), n);
+      }
+    }
+  }
+}
+
 TEST_P(SparseTest, RefreshTakesValuesWithinThePattern) {
   for (const std::string& layout : layouts()) {
     SCOPED_TRACE(layout);
@@ -125,9 +152,10 @@ TEST_P(SparseTest, RefreshTakesValuesWithinThePattern) {
   }
 }
 
-// Column numbers beyond 16 bits, either way round.
+// Column numbers beyond 16 bits and at their end, either way round.
 TEST_P(SparseTest, MatricesMayBeWideOrTall) {
-  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{3, 65'600}, {65'600, 3}}) {
+  for (const auto& [out, in] :
+       {std::pair<int64_t, int64_t>{3, 65'600}, {65'600, 3}, {3, 65'536}, {65'536, 3}}) {
     WeightCase c(random_, 5, out, in, 0.97f);
     for (const std::string& layout : layouts()) {
       SCOPED_TRACE(layout + ", " + c.name());

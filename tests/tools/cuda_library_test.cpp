@@ -56,8 +56,8 @@ TEST(CudaLibrary, NeedsTheToolkitAndNotTheDriver) {
   EXPECT_EQ(needed.find("libgomp"), std::string::npos) << needed;
 }
 
-// registers.txt: what ptxas -v said, for every kernel and architecture.
-TEST(CudaLibrary, NoKernelSpills) {
+// registers.txt: what ptxas -v said, for every kernel and architecture. Thrust's own are Thrust's affair.
+TEST(CudaLibrary, NoKernelOfOursSpills) {
   COPPICE_NEED_LIBRARY();
   std::ifstream file(COPPICE_CUDA_REGISTERS);
   ASSERT_TRUE(file) << COPPICE_CUDA_REGISTERS;
@@ -67,7 +67,7 @@ TEST(CudaLibrary, NoKernelSpills) {
   std::smatch found;
   for (std::string line; std::getline(file, line);) {
     if (line.find("Compiling entry function") != std::string::npos) kernel = line;
-    if (!std::regex_search(line, found, frame)) continue;
+    if (!std::regex_search(line, found, frame) || kernel.find("N7coppice") == std::string::npos) continue;
     ++kernels;
     EXPECT_TRUE(found[2] == "0" && found[3] == "0") << kernel << "\n" << line;
   }

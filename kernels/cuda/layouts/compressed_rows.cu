@@ -1,7 +1,16 @@
+#include <thrust/binary_search.h>
+#include <thrust/functional.h>
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/reduce.h>
+#include <thrust/scan.h>
+#include <thrust/sequence.h>
+#include <thrust/sort.h>
+
 #include <limits>
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/layouts/compressed_rows.hpp"
+#include "kernels/cuda/thrust.cuh"
 #include "kernels/error.hpp"
 
 namespace coppice::cuda {
@@ -9,11 +18,8 @@ namespace {
 
 constexpr int kBlock = 256;
 constexpr int kWarps = kBlock / kWarp;
-constexpr int kScanBlock = 512;
-/// Rows that one warp takes in order when a matrix is transposed. The table of counts that this needs is
-/// 1 / kStrip of the dense matrix.
-constexpr int kStrip = 32;
 constexpr int kMostBlocks = 1 << 16;
+constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
 
 __device__ int lane() {
   return static_cast<int>(threadIdx.x) % kWarp;
@@ -59,79 +65,18 @@ __global__ void fill_kernel(const float* values, int64_t stride, int64_t rows, i
   }
 }
 
-/// offsets[i] = Σ counts[0 … i − 1] for i = 0 … count; total: the last of them, in 64 bits. One block: this
-/// runs once for a matrix, over its rows. `counts` may be `offsets`.
-__global__ void scan_kernel(const int32_t* counts, int64_t count, int32_t* offsets, int64_t* total) {
-  COPPICE_SHARED(int64_t, warp_sums, [kScanBlock / kWarp]);
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  int64_t before = 0;
-  for (int64_t first = 0; first < count; first += kScanBlock) {
-    const int64_t i = first + threadIdx.x;
-    const int64_t own = i < count ? counts[i] : 0;
-    int64_t sum = own;
-    for (int step = 1; step < kWarp; step *= 2) {
-      const int64_t left = __shfl_up_sync(kFullMask, sum, step);
-      if (lane() >= step) sum += left;
-    }
-    if (lane() == kWarp - 1) warp_sums[warp] = sum;
-    __syncthreads();
-    int64_t start = before;
-    for (int w = 0; w < kScanBlock / kWarp; ++w) {
-      if (w < warp) start += warp_sums[w];
-      before += warp_sums[w];
-    }
-    if (i < count) offsets[i] = static_cast<int32_t>(start + sum - own);
-    __syncthreads();  // the next tile overwrites the sums
-  }
-  if (threadIdx.x == 0) {
-    offsets[count] = static_cast<int32_t>(before);
-    *total = before;
-  }
-}
-
-/// table[s][c] = nonzeros of column c in strip s of kStrip rows. A warp takes a strip's rows one after the
-/// other, within which no column comes twice: counting needs no atomics.
+/// to[q] = the row of nonzero numbers[q]: the last one that starts at or before it.
 template <class Index>
-__global__ void count_columns_kernel(const int32_t* offsets, const Index* indices, int64_t rows, int64_t cols,
-                                     int64_t strips, int32_t* table) {
-  for (int64_t s = warp_number(); s < strips; s += warp_count()) {
-    for (int64_t r = s * kStrip; r < (s + 1) * kStrip && r < rows; ++r) {
-      for (int32_t p = offsets[r] + lane(); p < offsets[r + 1]; p += kWarp) ++table[s * cols + indices[p]];
-      __syncwarp();  // the next row counts up what other lanes have written
-    }
-  }
-}
-
-/// table[s][c] = Σ of the strips before s; counts[c] = Σ of all.
-__global__ void scan_strips_kernel(int32_t* table, int64_t strips, int64_t cols, int32_t* counts) {
+__global__ void row_of_nonzero_kernel(const int32_t* offsets, int64_t rows, const int32_t* numbers,
+                                      int64_t count, Index* to) {
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t c = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; c < cols; c += step) {
-    int32_t before = 0;
-    for (int64_t s = 0; s < strips; ++s) {
-      const int32_t own = table[s * cols + c];
-      table[s * cols + c] = before;
-      before += own;
+  for (int64_t q = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; q < count; q += step) {
+    int64_t first = 0, last = rows;  // offsets[first] <= number < offsets[last]
+    while (last - first > 1) {
+      const int64_t middle = (first + last) / 2;
+      (offsets[middle] <= numbers[q] ? first : last) = middle;
     }
-    counts[c] = before;
-  }
-}
-
-/// Each nonzero into its column's row of the transpose, in the order of rows.
-template <class Index, class TransposedIndex>
-__global__ void fill_transposed_kernel(const int32_t* offsets, const Index* indices, int64_t rows,
-                                       int64_t cols, int64_t strips, int32_t* table,
-                                       const int32_t* transposed_offsets, TransposedIndex* transposed_indices,
-                                       int32_t* permutation) {
-  for (int64_t s = warp_number(); s < strips; s += warp_count()) {
-    for (int64_t r = s * kStrip; r < (s + 1) * kStrip && r < rows; ++r) {
-      for (int32_t p = offsets[r] + lane(); p < offsets[r + 1]; p += kWarp) {
-        const int64_t c = indices[p];
-        const int32_t place = transposed_offsets[c] + table[s * cols + c]++;
-        transposed_indices[place] = static_cast<TransposedIndex>(r);
-        permutation[place] = p;
-      }
-      __syncwarp();  // as above
-    }
+    to[q] = static_cast<Index>(first);
   }
 }
 
@@ -164,14 +109,20 @@ unsigned warps_for(int64_t count) {
   return blocks_for(count, kWarps, kMostBlocks);
 }
 
-/// Exclusive sums of counts[0 … count − 1] into offsets[0 … count]; returns the total, for which it waits.
-int64_t scan(const CudaContext& context, const int32_t* counts, int64_t count, int32_t* offsets) {
-  const DeviceArray<int64_t> total(*context.memory, 1, "the size of a sparse matrix");
-  launch(scan_kernel, dim3(1), dim3(kScanBlock), 0, context.stream, counts, count, offsets, total.data());
-  int64_t result = 0;
-  COPPICE_CUDA(cudaMemcpyAsync(&result, total.data(), sizeof result, cudaMemcpyDeviceToHost, context.stream));
+/// counts[0 … rows − 1] become the numbers of the rows' first nonzeros, and counts[rows] that of all, which
+/// is returned; waits for it.
+int64_t count_to_offsets(const CudaContext& context, int32_t* counts, int64_t rows) {
+  int64_t total = 0;
+  with_thrust(context, [counts, rows, to = &total](const auto& policy) {
+    *to = thrust::reduce(policy, counts, counts + rows, int64_t{0}, thrust::plus<int64_t>());
+  });
   COPPICE_CUDA(cudaStreamSynchronize(context.stream));
-  return result;
+  if (total > kMost) bad_input("a sparse weight of {} nonzeros needs numbers beyond 32 bits", total);
+  COPPICE_CUDA(cudaMemsetAsync(counts + rows, 0, sizeof *counts, context.stream));
+  with_thrust(context, [counts, rows](const auto& policy) {
+    thrust::exclusive_scan(policy, counts, counts + rows + 1, counts);
+  });
+  return total;
 }
 
 CompressedRows allocate(const CudaContext& context, int64_t rows, int64_t cols, IndexWidth width) {
@@ -193,7 +144,6 @@ void allocate_nonzeros(const CudaContext& context, int64_t nonzeros, CompressedR
 }  // namespace
 
 CompressedRows compress(const CudaContext& context, MatrixView<const float> values, IndexWidth width) {
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (values.cols > kMost || values.rows >= kMost) {
     bad_input("a sparse weight of [{}, {}] needs row or column numbers beyond 32 bits", values.rows,
               values.cols);
@@ -202,9 +152,7 @@ CompressedRows compress(const CudaContext& context, MatrixView<const float> valu
   const unsigned grid = warps_for(a.rows);
   launch(count_kernel, dim3(grid), dim3(kBlock), 0, context.stream, values.data, values.stride, a.rows,
          a.cols, a.offsets.data());
-  const int64_t nonzeros = scan(context, a.offsets.data(), a.rows, a.offsets.data());
-  if (nonzeros > kMost) bad_input("a sparse weight of {} nonzeros needs numbers beyond 32 bits", nonzeros);
-  allocate_nonzeros(context, nonzeros, a);
+  allocate_nonzeros(context, count_to_offsets(context, a.offsets.data(), a.rows), a);
   with_indices(a, [&](auto* indices) {
     launch(fill_kernel<std::remove_pointer_t<decltype(indices)>>, dim3(grid), dim3(kBlock), 0, context.stream,
            values.data, values.stride, a.rows, a.cols, a.offsets.data(), indices, a.values.data());
@@ -217,22 +165,26 @@ CompressedRows transpose(const CudaContext& context, const CompressedRows& a, In
   CompressedRows t = allocate(context, a.cols, a.rows, width);
   allocate_nonzeros(context, a.nonzeros, t);
   permutation = DeviceArray<int32_t>(*context.memory, a.nonzeros, "a transposed sparse matrix");
-  const int64_t strips = (a.rows + kStrip - 1) / kStrip;
-  const DeviceArray<int32_t> table(*context.memory, strips * a.cols, "transposing a sparse matrix");
-  COPPICE_CUDA(cudaMemsetAsync(table.data(), 0, static_cast<size_t>(table.bytes()), context.stream));
+  // Sorted stably by column, the nonzeros of a column stay in the order of rows.
+  const DeviceArray<char> columns(*context.memory, a.indices.count(), "transposing a sparse matrix");
+  COPPICE_CUDA(cudaMemcpyAsync(columns.data(), a.indices.data(), static_cast<size_t>(a.indices.bytes()),
+                               cudaMemcpyDeviceToDevice, context.stream));
   with_indices(a, [&](auto* indices) {
-    using Index = std::remove_pointer_t<decltype(indices)>;
-    launch(count_columns_kernel<Index>, dim3(warps_for(strips)), dim3(kBlock), 0, context.stream,
-           a.offsets.data(), indices, a.rows, a.cols, strips, table.data());
-    launch(scan_strips_kernel, dim3(blocks_for(a.cols, kBlock, kMostBlocks)), dim3(kBlock), 0, context.stream,
-           table.data(), strips, a.cols, t.offsets.data());
-    scan(context, t.offsets.data(), t.rows, t.offsets.data());
-    with_indices(t, [&](auto* transposed_indices) {
-      using TransposedIndex = std::remove_pointer_t<decltype(transposed_indices)>;
-      launch(fill_transposed_kernel<Index, TransposedIndex>, dim3(warps_for(strips)), dim3(kBlock), 0,
-             context.stream, a.offsets.data(), indices, a.rows, a.cols, strips, table.data(),
-             t.offsets.data(), transposed_indices, permutation.data());
+    auto* const sorted = reinterpret_cast<decltype(indices)>(columns.data());
+    with_thrust(context, [sorted, n = a.nonzeros, cols = a.cols, offsets = t.offsets.data(),
+                          order = permutation.data()](const auto& policy) {
+      thrust::sequence(policy, order, order + n);
+      thrust::stable_sort_by_key(policy, sorted, sorted + n, order);
+      const thrust::counting_iterator<int32_t> column(0);
+      // In 32 bits: the column behind the last may be no number of the narrow type.
+      thrust::lower_bound(policy, sorted, sorted + n, column, column + (cols + 1), offsets,
+                          thrust::less<int32_t>());
     });
+  });
+  with_indices(t, [&](auto* rows) {
+    launch(row_of_nonzero_kernel<std::remove_pointer_t<decltype(rows)>>,
+           dim3(blocks_for(a.nonzeros, kBlock, kMostBlocks)), dim3(kBlock), 0, context.stream,
+           a.offsets.data(), a.rows, permutation.data(), a.nonzeros, rows);
   });
   return t;
 }

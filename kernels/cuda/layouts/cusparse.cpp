@@ -55,11 +55,26 @@ void CusparseWeight::refresh_impl(MatrixView<const float> values) {
   }
 }
 
+CusparseWeight::Plan& CusparseWeight::Plans::find(int64_t rows, CusparseWeight& weight) {
+  const auto found =
+      std::find_if(plans_.begin(), plans_.end(), [&](const auto& plan) { return plan.first == rows; });
+  if (found != plans_.end()) {
+    plans_.splice(plans_.begin(), plans_, found);
+  } else {
+    plans_.emplace_front(rows, Plan{});
+    if (plans_.size() > kMost) {
+      plans_.pop_back();
+      weight.moved();  // a captured product may hold its workspace
+    }
+  }
+  return plans_.front().second;
+}
+
 /// y (+)= x·Aᵀ, seen by columns: yᵀ (+)= A·xᵀ.
 void CusparseWeight::product(Side& side, MatrixView<const float> x, bool accumulate, MatrixView<float> y) {
   if (side.a.nonzeros == 0) return start_rows(context_, {}, accumulate, y);
   const float one = 1.0f, start = accumulate ? 1.0f : 0.0f;
-  Plan& plan = side.plans[x.rows];
+  Plan& plan = side.plans.find(x.rows, *this);
   if (plan.description == nullptr) plan.description = describe(side.a, side.a.values.data());
   const cusparseSpMatDescr_t a = plan.description.get();
   const auto workspace = [&](size_t bytes) {
@@ -120,7 +135,7 @@ void CusparseWeight::accumulate_gradient_impl(MatrixView<const float> dy, Matrix
   if (gradient_.data() == nullptr) {
     gradient_ = DeviceArray<float>(*context_.memory, nonzeros(), "a sparse weight's gradient");
   }
-  Plan& plan = gradient_plans_[x.rows];
+  Plan& plan = gradient_plans_.find(x.rows, *this);
   if (plan.description == nullptr) plan.description = describe(forward_.a, gradient_.data());
   const DenseDescription left = describe(dy, CUSPARSE_ORDER_ROW), right = describe(x, CUSPARSE_ORDER_ROW);
   if (!plan.prepared) {

@@ -1,7 +1,8 @@
 #pragma once
 
-#include <map>
+#include <list>
 #include <memory>
+#include <utility>
 
 #include "kernels/cuda/context.hpp"
 #include "kernels/cuda/cuda_weight.hpp"
@@ -39,9 +40,18 @@ class CusparseWeight final : public CudaWeight {
     DeviceArray<char> workspace;
     bool prepared = false;
   };
+  /// By rows of x. Batches come in a few sizes; of more than these the one that was used longest ago goes.
+  class Plans {
+   public:
+    static constexpr size_t kMost = 8;
+    Plan& find(int64_t rows, CusparseWeight& weight);
+
+   private:
+    std::list<std::pair<int64_t, Plan>> plans_;  // the last one used is the first
+  };
   struct Side {
     CompressedRows a;
-    std::map<int64_t, Plan> plans;  // by rows of x
+    Plans plans;
   };
 
   void product(Side& side, MatrixView<const float> x, bool accumulate, MatrixView<float> y);
@@ -50,7 +60,7 @@ class CusparseWeight final : public CudaWeight {
   Side forward_;
   Side backward_;  // empty before the first use
   DeviceArray<int32_t> permutation_;
-  std::map<int64_t, Plan> gradient_plans_;
+  Plans gradient_plans_;
   DeviceArray<float> gradient_;  // of the stored values, before they are added in their places
 };
 
