@@ -12,6 +12,7 @@ import re
 import sys
 
 STEP = re.compile(r"step/(\w+)/H:(\d+)/B:(\d+)/zeros:(\d+)/(\w+)")
+ALGORITHM = re.compile(r"(spmm|spmv)/(\w+)/H:(\d+)/B:(\d+)/zeros:(\d+)")
 TRAINING = re.compile(r"training/(\w+)/H:(\d+)/B:(\d+)/T:(\d+)/zeros:(\d+)")
 
 
@@ -63,6 +64,21 @@ def print_training(benchmarks):
         print(f"| {layout} | {zeros} | {hidden} | {batch} | {steps} | {b['us'] / 1000:.2f} | {b['tokens/s']:.0f} | {peer} |")
 
 
+def print_algorithms(benchmarks):
+    times = {}
+    for benchmark in benchmarks:
+        match = ALGORITHM.match(benchmark["name"])
+        if match and "us" in benchmark:
+            product, algorithm, hidden, batch, zeros = match.groups()
+            unsteady = " (bits differ)" if benchmark["differs"] else ""
+            times.setdefault((product, int(hidden), int(batch), int(zeros)), []).append(
+                f"{algorithm} {benchmark['us']:.1f}{unsteady}")
+    if times:
+        print("\ncuSPARSE's algorithms, us\n\n| product | H | B | zeros, % | |\n|---|---|---|---|---|")
+        for (product, hidden, batch, zeros), found in sorted(times.items()):
+            print(f"| {product} | {hidden} | {batch} | {zeros} | {', '.join(found)} |")
+
+
 def print_others(benchmarks):
     rows = [b for b in benchmarks if b["name"].startswith("selection/") and "select" in b]
     if rows:
@@ -100,6 +116,7 @@ def main():
     print(f"{context.get('device', 'unknown device')}, {context.get('detail', '')}")
     print_steps(results["benchmarks"])
     print_training(results["benchmarks"])
+    print_algorithms(results["benchmarks"])
     print_others(results["benchmarks"])
 
 

@@ -46,7 +46,7 @@ packed_suites=(backend dense csr recurrence sequence optimizer prune layers refe
 make_pack() {
   local folder=build-gpu-pack yardsticks file library kib
   configure $folder -DCMAKE_CUDA_ARCHITECTURES="${COPPICE_GPU_ARCHITECTURE:-90}-real"
-  mapfile -t yardsticks < <(cmake --build $folder --target help | grep -oE '^(bench_recurrent_gpu_cudnn|selection_cub):' |
+  mapfile -t yardsticks < <(cmake --build $folder --target help | grep -oE '^(bench_recurrent_gpu_cudnn|bench_cusparse_algorithms|selection_cub):' |
     tr -d :)
   cmake --build $folder --target coppice coppice_cuda "${packed_suites[@]/#/test_}" bench_training \
     bench_selection_gpu bench_recurrent_gpu "${yardsticks[@]}" -- --quiet
@@ -146,29 +146,35 @@ measure() {
   runs+=("$name=$out")
 }
 
+# suite_of_benchmarks NAME PROGRAM [options...]: a Google Benchmark program, whose benchmarks --only picks from.
+suite_of_benchmarks() {
+  local name=$1 program=$2 filter=--benchmark_filter=${only:-.*} out=$logs/$1.json list
+  shift 2
+  [ -x "$program" ] || return 0
+  if ! list=$("$program" "$@" "$filter" --benchmark_list_tests 2>"$logs/$name.log"); then
+    cat "$logs/$name.log"
+    failed=$((failed + 1))
+    return
+  fi
+  grep -q / <<<"$list" || return 0
+  echo "$name: $(grep -c / <<<"$list") benchmarks"
+  if "$program" "$@" "$filter" --benchmark_out="$out" --benchmark_out_format=json >"$logs/$name.log" 2>&1; then
+    runs+=("$out")
+  else
+    tail -n 20 "$logs/$name.log"
+    failed=$((failed + 1))
+  fi
+}
+
 run_bench() {
-  local card file program=$build/bench/bench_recurrent_gpu out=$logs/recurrent.json
+  local card file program=$build/bench/bench_recurrent_gpu
   runs=()
   card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr -cs '[:alnum:]\n' '-')
   echo "== Benchmarks on ${card:-an unnamed card}"
   # With cuDNN as the yardstick, where that program starts.
   if [ -x "${program}_cudnn" ] && ! ldd "${program}_cudnn" | grep -q 'not found'; then program+=_cudnn; fi
-  local filter=--benchmark_filter=${only:-.*} list
-  if ! list=$("$program" --device cuda "$filter" --benchmark_list_tests 2>"$logs/recurrent.log"); then
-    cat "$logs/recurrent.log"
-    failed=$((failed + 1))
-    return
-  fi
-  if grep -q / <<<"$list"; then
-    echo "step, training: $(grep -c / <<<"$list") benchmarks"
-    if "$program" --device cuda "$filter" --benchmark_out="$out" --benchmark_out_format=json \
-        >"$logs/recurrent.log" 2>&1; then
-      runs+=("$out")
-    else
-      tail -n 20 "$logs/recurrent.log"
-      failed=$((failed + 1))
-    fi
-  fi
+  suite_of_benchmarks recurrent "$program" --device cuda
+  suite_of_benchmarks cusparse "$build/bench/bench_cusparse_algorithms"
   local criterion
   for criterion in magnitude taylor fisher; do
     measure "selection/$criterion" bench_selection_gpu --device cuda --criterion "$criterion"
