@@ -29,9 +29,9 @@ constexpr std::string_view gate_names(Cell cell) {  // one letter a gate; "h" fo
 /// state after it: the caller fills slot 0, the last state ends in slot T. In reverse, the state before step
 /// t is slot t + 1 and the state after it slot t: the caller fills slot T, the last state ends in slot 0.
 ///
-/// `lengths` [B] (empty: all T) gives each stream's valid steps, 0..T. At steps t >= length the state is
-/// carried on unchanged, `gates`, `candidate_hidden` and `output` are 0, and backward gives exact zeros in
-/// `d_gates` and `d_recurrent`.
+/// `lengths` [B] (empty: all T) gives each stream's valid steps, 0..T (on a device unchecked: sequence.hpp).
+/// At steps t >= length the state is carried on unchanged, `gates`, `candidate_hidden` and `output` are 0,
+/// and backward gives exact zeros in `d_gates` and `d_recurrent`.
 struct RecurrenceForward {
   Cell cell{};
   int64_t steps = 0;   // T

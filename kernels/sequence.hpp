@@ -7,11 +7,15 @@ namespace coppice {
 
 /// What a layer needs beside its matrices. Row r of a [T·B, ·] matrix is step r / B of stream r % B.
 /// Parameter gradients accumulate (+=); activation gradients overwrite (=). Deterministic.
+///
+/// Ids, lengths and targets are the data layer's to check. On the host an operation checks them again
+/// (Error(bad_input)); on a device it would have to wait for them: there a wrong id or target gives NaN, a
+/// wrong length counts as the nearest right one, and none touches memory of others.
 class SequenceOps {
  public:
   virtual ~SequenceOps() = default;
 
-  /// y[r] = table[ids[r]]. table [V, E], ids [n] in 0..V−1 (the data layer has checked them), y [n, E].
+  /// y[r] = table[ids[r]]. table [V, E], ids [n] in 0..V−1, y [n, E].
   void embed(MatrixView<const float> table, VectorView<const int32_t> ids, MatrixView<float> y);
   /// d_table[ids[r]] += dy[r], added in row order.
   void embed_backward(VectorView<const int32_t> ids, MatrixView<const float> dy, MatrixView<float> d_table);

@@ -163,9 +163,8 @@ __global__ void __launch_bounds__(kThreads)
         count += found_by_warp[w];
       }
       if (match) found[before] = static_cast<int32_t>(candidate);
-      __syncthreads();  // before the list is read
+      __syncthreads();  // before the list is read; the next tile's first barrier is what keeps it until then
       add_rows(dy, found, count, first_column, sums);
-      __syncthreads();  // before the next tile overwrites it
     }
 #pragma unroll
     for (int c = 0; c < kColumnsPerThread; ++c) {

@@ -215,7 +215,7 @@ int64_t tiled(int64_t rows) {
 
 /// xt [cols, tiled(n)] of x [n, cols].
 void transpose_rows(const CudaContext& context, MatrixView<const float> x, float* xt) {
-  const dim3 grid(blocks_for(x.cols, kTile, kMostBlocks), blocks_for(x.rows, kTile, kChunk / kTile));
+  const dim3 grid(blocks_for(x.cols, kTile, context.full_grid(8)), blocks_for(x.rows, kTile, kChunk / kTile));
   launch(transpose_rows_kernel, grid, dim3(kTile, 8), 0, context.stream, x.data, x.stride, x.rows, x.cols, xt,
          tiled(x.rows));
 }
