@@ -55,6 +55,8 @@ if(NOT COPPICE_SANITIZE)
   set(jobs "${jobs}:Pipeline.Generated*:Pipeline.Gradual*:Pipeline.Verb*")
 endif()
 coppice_on_host(pipeline WHOLE FILTER "${jobs}" ORDERS random:1)
+# A checkpoint larger than the device.
+coppice_on_host(stream WHOLE FILTER "*AGpuSmaller*" ORDERS random:1)
 
 # The backend's core against calls that fail.
 add_executable(test_cuda_core core_test.cpp)

@@ -6,10 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "bench/synthetic_checkpoint.hpp"
 #include "engine/files/safetensors.hpp"
+#include "tests/test_device.hpp"
 #include "tests/tools/program.hpp"
 
 namespace coppice::test {
@@ -145,6 +147,40 @@ TEST_F(Stream, TheSameFilesHoweverTheyStream) {
   for (const FileTensor& tensor : apart->tensors()) {
     EXPECT_TRUE(together->read_f32(tensor.name) == apart->read_f32(tensor.name)) << tensor.name;
   }
+}
+
+/// Through a GPU that could not hold the file: the processor's bits.
+TEST_F(Stream, AGpuSmallerThanTheFileGivesTheSameFiles) {
+  const std::string device = test_device();
+  if (device == "cpu") GTEST_SKIP() << "for a GPU: COPPICE_TEST_DEVICE names none";
+  bench::CheckpointOptions options;
+  options.family = "llama-8b";
+  options.width = kSanitized ? 0.06 : 0.12;
+  options.layers = 4;
+  options.shards = 3;
+  options.dtype = DType::bf16;
+  const int64_t room = kSanitized ? 12 * kMiB : 24 * kMiB;
+  ASSERT_GT(size_of_all(options), room);
+  bench::write_checkpoint(options, folder / "model");
+  ::setenv("COPPICE_CUDA_TOTAL_MEMORY", std::to_string(room).c_str(),
+           1);  // of the device that runs on the host
+  for (const char* scope : {"global", "row"}) {
+    const std::vector<std::string> prune = {"prune", "model",   "--criterion", "magnitude", "--sparsity",
+                                            "0.9",   "--scope", scope,         "--quiet",   "-o"};
+    std::vector<std::string> on_gpu = prune, on_cpu = prune;
+    on_gpu.insert(on_gpu.end(), {std::string("gpu-") + scope, "--device", device});
+    on_cpu.insert(on_cpu.end(), {std::string("cpu-") + scope});
+    outcome = coppice(on_gpu, folder.path());
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    works(on_cpu);
+    for (const auto& entry : fs::directory_iterator(folder / (std::string("cpu-") + scope))) {
+      const std::string name = entry.path().filename().string();
+      if (name == "report.json") continue;
+      EXPECT_TRUE(read_text(entry.path()) == read_text(folder / (std::string("gpu-") + scope) / name))
+          << name;
+    }
+  }
+  ::unsetenv("COPPICE_CUDA_TOTAL_MEMORY");
 }
 
 TEST_F(Stream, DryRunsSayAndWriteNothing) {
