@@ -110,6 +110,9 @@ case "$mode" in
     run build-coverage ""
     gcovr --root . --object-directory build-coverage --filter 'engine/' --filter 'kernels/' --filter 'tools/' \
       --exclude-unreachable-branches --exclude-throw-branches --sort-uncovered || true
+    echo "== The CUDA backend, executed on the host"
+    gcovr --root . --object-directory build-coverage --filter 'kernels/cuda/' --fail-under-line 95 \
+      --print-summary || failed=$((failed + 1))
     ;;
   all)
     tools/dependencies.sh --tests
