@@ -29,7 +29,7 @@ def pytest_sessionfinish():
     if not output.startswith("xml:"):
         return
     path = output[len("xml:") :]
-    path = os.path.join(path, "test_python.xml") if path.endswith("/") else path
+    path = os.path.join(path, f"test_{os.environ.get('COPPICE_SUITE', 'python')}.xml") if path.endswith("/") else path
     with open(path, "w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n')
         for name, (outcome, why) in _cases.items():

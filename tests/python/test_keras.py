@@ -111,3 +111,20 @@ def test_wrong_tensors_change_nothing(rng):
         with pytest.raises(coppice.Error, match=message):
             coppice.keras.assign(model, {n: t for n, t in changed.items() if t is not None})
     assert all(np.array_equal(np.array(v), b) for v, b in zip(model.weights, before))
+
+
+def test_training_keeps_what_was_pruned(rng):
+    model = randomised(keras.Sequential([keras.Input((None, 7)), L.GRU(5, name="rnn"), L.Dense(2, name="out")]), rng)
+    result = coppice.prune(coppice.keras.tensors_of(model), criterion="magnitude", sparsity=0.7,
+                           include=[".*weight.*", "rnn.bias_hh_l0"])  # fmt: skip
+    coppice.keras.assign(model, result.tensors)
+    before = coppice.keras.tensors_of(model)
+    model.compile("adam", "mse")
+    model.fit(rng.normal(size=(32, 4, 7)), rng.normal(size=(32, 2)), batch_size=8, verbose=0,
+              callbacks=[coppice.keras.KeepPruned(model, result.masks)])  # fmt: skip
+    after = coppice.keras.tensors_of(model)
+    for name in result.masks:
+        assert not after[name][~result.masks[name]].any()
+    assert any((after[name] != before[name])[result.masks[name]].any() for name in result.masks)
+    with pytest.raises(coppice.Error, match="'rnn.weight'"):
+        coppice.keras.KeepPruned(model, coppice.Masks.from_arrays({"rnn.weight": np.ones(3)}))

@@ -24,10 +24,12 @@ from .files import (
 from .masks import Masks
 from .pruning import PruneResult, criteria, prune
 from .report import CarriedTensor, GateReport, GroupReport, PruneReport, TensorReport
+from .schedule import CubicSchedule
 
 __all__ = [
     "CarriedTensor",
     "ConvertReport",
+    "CubicSchedule",
     "Error",
     "GateReport",
     "GradientStatistics",

@@ -22,9 +22,10 @@ import numpy as np
 
 from ._coppice import Error
 from .files import load, save
+from .masks import Masks
 from .recurrent import reorder
 
-Put = Callable[[np.ndarray], None]
+Set = Callable[[Any, np.ndarray], None]  # a variable, and what it is to be
 
 
 def _without_model(path: str, name: str) -> str:
@@ -37,7 +38,7 @@ class _Walk:
 
     def __init__(self, model: Any):
         self.tensors: dict[str, np.ndarray] = {}
-        self.back: list[Callable[[Mapping[str, np.ndarray]], None]] = []
+        self.back: list[Callable[[Mapping[str, np.ndarray], Set], None]] = []
         self._seen: set[int] = set()
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.Bidirectional):
@@ -76,9 +77,9 @@ class _Walk:
         value = np.asarray(keras.ops.convert_to_numpy(variable))
         self._put(name, value.T if transposed else value)
 
-        def back(tensors: Mapping[str, np.ndarray]) -> None:
+        def back(tensors: Mapping[str, np.ndarray], put: Set) -> None:
             found = tensors[name]
-            variable.assign(found.T if transposed else found)
+            put(variable, found.T if transposed else found)
 
         self.back.append(back)
 
@@ -96,8 +97,10 @@ class _Walk:
             if not self._take(variable):
                 return
 
-            def back(tensors: Mapping[str, np.ndarray], key: str = f"{name}.{what}{end}", to: Any = variable) -> None:
-                to.assign(reorder(tensors[key], kind, "pytorch", "keras").T)
+            def back(
+                tensors: Mapping[str, np.ndarray], put: Set, key: str = f"{name}.{what}{end}", to: Any = variable
+            ) -> None:
+                put(to, reorder(tensors[key], kind, "pytorch", "keras").T)
 
             value = np.asarray(keras.ops.convert_to_numpy(variable)).T
             self._put(f"{name}.{what}{end}", reorder(value, kind, "keras", "pytorch"))
@@ -116,10 +119,10 @@ class _Walk:
         self._put(input_name, reorder(first, kind, "keras", "pytorch"))
         self._put(hidden_name, reorder(second, kind, "keras", "pytorch"))
 
-        def back_bias(tensors: Mapping[str, np.ndarray]) -> None:
+        def back_bias(tensors: Mapping[str, np.ndarray], put: Set) -> None:
             b_ih = reorder(tensors[input_name], kind, "pytorch", "keras")
             b_hh = reorder(tensors[hidden_name], kind, "pytorch", "keras")
-            bias.assign(np.stack([b_ih, b_hh]) if two else np.where(b_hh == 0, b_ih, b_ih + b_hh))
+            put(bias, np.stack([b_ih, b_hh]) if two else np.where(b_hh == 0, b_ih, b_ih + b_hh))
 
         self.back.append(back_bias)
 
@@ -142,7 +145,7 @@ def assign(model: Any, tensors: Mapping[str, Any]) -> None:
             raise Error(f"tensor '{name}' is of shape {found[name].shape}; expected {value.shape}, as the model "
                         f"'{model.name}' has it")  # fmt: skip
     for back in walk.back:
-        back(found)
+        back(found, lambda variable, value: variable.assign(value))
 
 
 def to_safetensors(model: Any, path: Union[str, os.PathLike], *, force: bool = False) -> None:
@@ -153,3 +156,36 @@ def to_safetensors(model: Any, path: Union[str, os.PathLike], *, force: bool = F
 def from_safetensors(path: Union[str, os.PathLike], model: Any) -> None:
     """Reads weights, pruned or not, back into the model."""
     assign(model, load(path))
+
+
+class KeepPruned(keras.callbacks.Callback):
+    """A callback of `fit` that keeps pruned weights at zero, after every batch.
+
+        coppice.keras.from_safetensors("pruned.safetensors", model)
+        masks = coppice.Masks.load("pruned.safetensors.masks.safetensors")
+        model.fit(x, y, callbacks=[coppice.keras.KeepPruned(model, masks)])
+
+    The optimizer's own state is left alone: it moves what is cut for the length of one batch at most. Raises
+    coppice.Error naming the mask that fits no weight of the model.
+    """
+
+    def __init__(self, model: Any, masks: Masks):
+        super().__init__()
+        walk = _Walk(model)
+        kept = {name: np.ones(value.shape, bool) for name, value in walk.tensors.items()}
+        for name in masks:
+            if name not in kept or masks.shape(name) != kept[name].shape:
+                raise Error(f"the mask of '{name}' is that of no weight of the model '{model.name}'")
+            kept[name] = masks[name]
+        self._kept: list[tuple[Any, Any]] = []
+
+        def put(variable: Any, mask: np.ndarray) -> None:
+            if not mask.all():
+                self._kept.append((variable, keras.ops.convert_to_tensor(np.ascontiguousarray(mask))))
+
+        for back in walk.back:
+            back(kept, put)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        for variable, kept in self._kept:
+            variable.assign(keras.ops.where(kept, variable, keras.ops.zeros_like(variable)))

@@ -6,11 +6,11 @@ from typing import Any, Optional
 
 import torch
 
-from .. import _coppice
 from .._coppice import Error
 from ..masks import Masks
 from ..pruning import statistic_of
 from ..report import PruneReport
+from ..schedule import CubicSchedule
 from .optimizer import MaskedOptimizer
 from .pruning import prune_
 from .record import Record
@@ -24,9 +24,9 @@ class GradualPruning:
             optimizer.zero_grad(); loss(model(x), y).backward(); optimizer.step()
             pruning.step()
 
-    Every `frequency` steps from `begin_step` on, and at `end_step`, weights are scored by the gradients of the steps
-    since the last cut, and cut to s_f + (s_i − s_f)(1 − (t − begin)/(end − begin))³. What is cut stays cut: the optimizer
-    is masked. The other options are those of `coppice.prune`; keys are named as the recipes of `coppice run` name them.
+    Whenever the `schedule` (`coppice.CubicSchedule`) says so, weights are scored by the gradients of the steps since the
+    last cut, and more of them are cut. What is cut stays cut: the optimizer is masked. The other options are those of
+    `coppice.prune`.
     """
 
     def __init__(
@@ -42,12 +42,8 @@ class GradualPruning:
         initial_sparsity: float = 0.0,
         **options: Any,
     ):
-        if frequency < 1:
-            raise Error(f"frequency is {frequency}; expected at least 1")
-        if not 0 <= begin_step < end_step:
-            raise Error(f"begin_step is {begin_step}; expected 0 or more and less than end_step, which is {end_step}")
-        if not 0.0 <= initial_sparsity <= sparsity <= 1.0:
-            raise Error(f"initial_sparsity is {initial_sparsity}; expected between 0 and sparsity, which is {sparsity}")
+        self.schedule = CubicSchedule(sparsity, end_step, begin_step=begin_step, frequency=frequency,
+                                      initial_sparsity=initial_sparsity)  # fmt: skip
         if options.get("percentile") is not None or criterion == "wanda":
             raise Error("a gradual schedule scores by weights and gradients; expected neither a percentile nor wanda")
         statistic = statistic_of(criterion)
@@ -58,8 +54,7 @@ class GradualPruning:
         """As of the last cut."""
         self.complete = False
         """The cut at `end_step` is done."""
-        self._criterion, self._final, self._initial, self._options = criterion, sparsity, initial_sparsity, options
-        self._begin, self._end, self._frequency = begin_step, end_step, frequency
+        self._criterion, self._options = criterion, options
         self._record: Optional[Record] = None
         if statistic:
             self._record = Record(module, None, statistics=[statistic])
@@ -75,34 +70,23 @@ class GradualPruning:
 
     def _observe(self) -> None:
         # The window before the first cut is as long as those between the cuts.
-        if self._record is not None and not self.complete and self.steps + 1 > self._begin - self._frequency:
+        first = self.schedule.begin_step - self.schedule.frequency
+        if self._record is not None and not self.complete and self.steps + 1 > first:
             self._record.step()
-
-    def target(self, step: int) -> float:
-        """The sparsity that the schedule wants after `step` steps."""
-        return _coppice.cubic_sparsity(self._initial, self._final, self._begin, self._end, step)
-
-    def is_due(self, step: int) -> bool:
-        """Whether something is cut after `step` steps (counted from 1)."""
-        if self.complete or step < self._begin:
-            return False
-        if step >= self._end:
-            return True
-        return self.target(step) > 0.0 and (step - self._begin) % self._frequency == 0
 
     def step(self) -> Optional[PruneReport]:
         """Call after every step of the optimizer; gives a report where weights were cut."""
         self.steps += 1
-        if not self.is_due(self.steps):
+        if self.complete or not self.schedule.is_due(self.steps):
             return None
-        target = max(self.sparsity, self.target(self.steps))
+        target = max(self.sparsity, self.schedule.sparsity(self.steps))
         options = dict(self._options)
         if len(self.masks):
             options["masks"] = self.masks
         result = prune_(self.module, self._record, criterion=self._criterion, sparsity=target, **options)
         self.optimizer.set_masks(result.masks)
         self.sparsity = target
-        self.complete = self.steps >= self._end
+        self.complete = self.steps >= self.schedule.end_step
         if self._record is not None:
             self._record.reset()
             if self.complete:
