@@ -257,7 +257,7 @@ void capture(Checkpoint& checkpoint, Network& network, Trainer* trainer) {
   array.bytes.resize(state.size() * sizeof(float));
   if (!state.empty()) std::memcpy(array.bytes.data(), state.data(), array.bytes.size());
   checkpoint.arrays.push_back(std::move(array));
-  for (const NamedArray& named : trainer->arrays()) {
+  for (const StateArray& named : trainer->arrays()) {
     checkpoint.arrays.push_back(copy_of(backend, named.name, named.dtype, named.data, named.size));
   }
 }
@@ -274,7 +274,7 @@ void restore(const Checkpoint& checkpoint, Network& network, Trainer* trainer) {
     store.disable_mask();
   }
   if (!trainer || !checkpoint.trainer) return;
-  for (const NamedArray& named : trainer->arrays()) {
+  for (const StateArray& named : trainer->arrays()) {
     put_back(checkpoint, backend, named.name, named.dtype, named.data, named.size);
   }
   network.reset_state();

@@ -100,8 +100,8 @@ Trainer::Trainer(Network& network, TrainerSetup setup) : network_(&network), set
 
 Trainer::~Trainer() = default;
 
-std::vector<NamedArray> Trainer::arrays() {
-  std::vector<NamedArray> list;
+std::vector<StateArray> Trainer::arrays() {
+  std::vector<StateArray> list;
   const int64_t size = network_->store().size();
   auto add = [&](std::string name, const Buffer& buffer, int64_t count) {
     if (buffer.bytes() != 0)

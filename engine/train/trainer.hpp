@@ -68,7 +68,7 @@ struct TrainerState {
 };
 
 /// A device array of a checkpoint, by name.
-struct NamedArray {
+struct StateArray {
   std::string name;
   DType dtype = DType::f32;
   void* data = nullptr;
@@ -97,7 +97,7 @@ class Trainer {
   const TrainerState& state() const { return state_; }
   /// Optimizer state, best values, statistics in flight: all that a checkpoint needs beside the store's
   /// values and mask and the network's carried state.
-  std::vector<NamedArray> arrays();
+  std::vector<StateArray> arrays();
   /// Sets the counters; the caller has filled `arrays`, the store and the carried state.
   void restore(const TrainerState& state);
 

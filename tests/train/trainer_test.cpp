@@ -204,7 +204,7 @@ TEST(Trainer, CutWeightsStayZeroThroughEveryOptimizer) {
       }
     }
     EXPECT_GT(moved, after.size() / 4);
-    for (const NamedArray& array : trainer.arrays()) {
+    for (const StateArray& array : trainer.arrays()) {
       const auto state = backend->download(
           VectorView<const float>{static_cast<float*>(array.data), array.size, array.device});
       for (size_t i = 0; i < state.size(); ++i) {
