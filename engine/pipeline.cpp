@@ -747,6 +747,8 @@ PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneCo
                         const RunOptions& options) {
   const Existing existing = options.force ? Existing::replace : Existing::refuse;
   if (!files.dry_run) check_output(output.string(), existing);
+  if (options.listener != nullptr) files.listener = options.listener;
+  if (options.stop != nullptr) files.stop = options.stop;
   const auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
   if (!is_model_folder(weights)) {
     return prune_file(weights, files, config, seed, output, *backend, existing);

@@ -506,24 +506,34 @@ void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic s
   size_t current = 0;
   fill_from(begin, slots_[0]);
   for (int64_t at = begin; at < end;) {
-    if (stop_ != nullptr && stop_->requested && !cutting_memory_)
-      throw Error(ErrorKind::interrupted, "interrupted");
+    if (!cutting_memory_) progress_->check();
     const int64_t next = end_of(at);
     if (next < end) {
       Slot& other = slots_[1 - current];
       ahead_->start([&fill_from, next, &other] { fill_from(next, other); });
     }
     visit(at, next - at, slots_[current]);
+    progress_->advance(next - at);
     if (next < end) ahead_->finish();
     at = next;
     current = 1 - current;
   }
 }
 
+void FileSource::enter_stage(bool writing) {
+  int64_t weights = writing ? 0 : selected_;
+  for (size_t t = 0; writing && t < infos_.size(); ++t) weights += infos_[t].size();
+  progress_->enter(writing ? "cut" : "select", weights);
+}
+
 void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,
                       const std::function<void(const Run&)>& visit) {
+  enter_stage(writing);
   // Arrays are cut all or not at all.
-  if (writing && output_ != nullptr && weights_.memory(numbers_[tensor]) != nullptr) cutting_memory_ = true;
+  if (writing && output_ != nullptr &&
+      (output_->in_place() || weights_.memory(numbers_[tensor]) != nullptr)) {
+    cutting_memory_ = true;
+  }
   stream(tensor, begin, count, statistic, [&](int64_t at, int64_t size, Slot& slot) {
     const Run run = run_of(tensor, at, size, slot, writing);
     visit(run);
@@ -618,9 +628,10 @@ std::string_view FileSource::formula_of(Criterion criterion) const {
 
 void FileSource::copy_rest() {
   if (output_ == nullptr) return;
+  enter_stage(true);
   for (size_t t = 0; t < infos_.size(); ++t) {
     if (written_[t]) continue;
-    if (weights_.memory(numbers_[t]) != nullptr) cutting_memory_ = true;
+    if (output_->in_place() || weights_.memory(numbers_[t]) != nullptr) cutting_memory_ = true;
     const int64_t width = size_of(weights_.tensors()[numbers_[t]].dtype);
     stream(t, 0, infos_[t].size(), Statistic::none, [&](int64_t at, int64_t size, Slot& slot) {
       const uint64_t* kept = nullptr;

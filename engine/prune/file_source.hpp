@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/files/weight_file.hpp"
+#include "engine/prune/reading_progress.hpp"
 #include "engine/prune/source.hpp"
 #include "engine/train/progress.hpp"
 
@@ -30,6 +31,8 @@ struct ScoreFiles {
 class CutOutput {
  public:
   virtual ~CutOutput() = default;
+  /// Whether what is written can't be taken back: then writing is never interrupted.
+  virtual bool in_place() const { return false; }
   /// Elements of a tensor of the file, in its own type.
   virtual void write(size_t file_tensor, int64_t begin, int64_t count, const void* data) = 0;
   /// Whole bytes of a mask from byte `begin` on; a byte may come again, with more of its bits right.
@@ -59,8 +62,13 @@ class FileSource final : public ParameterSource {
 
   /// Where the cut goes; without one it is only counted.
   void set_output(CutOutput* output) { output_ = output; }
-  /// Once it is set, reading throws Error(interrupted), but for weights in memory of which some are cut.
-  void set_stop(const StopToken* stop) { stop_ = stop; }
+  /// `listener` (or null) is told how far the stages "select" and "cut" are, of which the first reads
+  /// `selected` weights a pass. Once `stop` (or null) is set, reading throws Error(interrupted), but for
+  /// weights in memory of which some are cut.
+  void watch(ProgressListener* listener, const StopToken* stop, int64_t selected) {
+    progress_ = std::make_unique<ReadingProgress>(listener, stop);
+    selected_ = selected;
+  }
   /// Stages blocks through the backend's memory even where that is the host's: for tests.
   void stage_always() { staged_ = true; }
   /// Copies to the output what selection does not touch, cut by the masks made earlier if there are any.
@@ -104,6 +112,7 @@ class FileSource final : public ParameterSource {
             std::span<const StatisticPart> parts, Slot& slot) const;
   Run run_of(size_t tensor, int64_t begin, int64_t count, Slot& slot, bool writing);
   void put(size_t tensor, int64_t begin, int64_t count, const Slot& slot, const uint64_t* mask);
+  void enter_stage(bool writing);
   void stream(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
               const std::function<void(int64_t begin, int64_t count, Slot&)>& visit);
 
@@ -117,7 +126,8 @@ class FileSource final : public ParameterSource {
   std::vector<bool> written_;               // by selection: what is left is copied
   std::vector<uint64_t> carry_;             // the word of mask bits in which the last written run ended
   CutOutput* output_ = nullptr;
-  const StopToken* stop_ = nullptr;
+  std::unique_ptr<ReadingProgress> progress_ = std::make_unique<ReadingProgress>();
+  int64_t selected_ = 0;
   bool cutting_memory_ = false;
   int64_t block_bytes_ = 0;
   int64_t scratch_ = 0;

@@ -204,7 +204,6 @@ PruneReport prune_weights(const WeightFile& file, const ScoreFiles& scores, cons
   const std::vector<std::vector<size_t>> tied = find_tied(file);
   const std::vector<FileTensorOptions> options = options_of(file, files, tied);
   FileSource source(backend, file, scores, options, files.memory);
-  source.set_stop(files.stop);
 
   PruneReport report;
   report.weights = file.path();
@@ -233,6 +232,9 @@ PruneReport prune_weights(const WeightFile& file, const ScoreFiles& scores, cons
     const std::string_view reason = reason_to_keep(file.tensors()[number]);
     report.carried.push_back({source.tensors()[t].name, std::string(reason.empty() ? "not chosen" : reason)});
   }
+  int64_t weights = 0;
+  for (size_t t = 0; t < selected.size(); ++t) weights += selected[t] ? source.tensors()[t].size() : 0;
+  source.watch(files.listener, files.stop, weights);
   if (!files.dry_run) source.set_output(open_output(masked));
   if (files.masks_only) {
     source.finish_writing();

@@ -30,7 +30,8 @@ struct PruneFiles {
   std::vector<std::pair<std::string, int64_t>> gates;  // pattern, how many: rows in blocks of equal height
   bool sparse_encoding = false;                        // write that, instead of plain files
   bool dry_run = false;                                // write nothing
-  int64_t memory = 0;               // bytes that buffers and logs may take; 0: some hundred MiB at most
+  int64_t memory = 0;  // bytes that buffers and logs may take; 0: some hundred MiB at most
+  ProgressListener* listener = nullptr;
   const StopToken* stop = nullptr;  // set: Error(interrupted), and nothing is left behind
 };
 

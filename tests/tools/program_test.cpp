@@ -3,6 +3,7 @@
 
 #include "tests/tools/program.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -461,6 +462,31 @@ TEST_F(Stopping, ARunThatIsKilledGoesOnFromItsLastCheckpoint) {
   EXPECT_EQ(process.wait().code, 128 + SIGKILL);
   works({"resume", "killed", "--quiet"});
   expect_same_results("whole", "killed");
+}
+
+/// A file of which most takes no room on the disk, but long enough to read that the signal comes in between.
+TEST_F(Program, PruningThatIsInterruptedLeavesNothing) {
+  constexpr int64_t kRows = 1 << 16, kCols = 1 << 10;
+  std::string header = fmt::format(R"({{"w":{{"dtype":"F32","shape":[{},{}],"data_offsets":[0,{}]}}}})",
+                                   kRows, kCols, 4 * kRows * kCols);
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  const uint64_t length = header.size();
+  write_text(folder / "in.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + header);
+  fs::resize_file(folder / "in.safetensors", 8 + length + static_cast<uint64_t>(4 * kRows * kCols));
+  const std::vector<std::string> before = folder.names();
+  for (const int signal_number : {SIGINT, SIGTERM}) {
+    Process process({"prune", "in.safetensors", "--criterion", "magnitude", "--sparsity", "0.5", "-o",
+                     "out.safetensors", "--threads", "1"},
+                    folder.path());
+    ASSERT_TRUE(
+        process.wait_until([&] { return process.err_so_far().find("select ...") != std::string::npos; }));
+    process.send(signal_number);
+    const Outcome outcome = process.wait();
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_THAT(outcome.err, HasSubstr("coppice: interrupted; nothing was written\n"));
+    EXPECT_EQ(folder.names(), before);
+  }
 }
 
 }  // namespace
