@@ -604,6 +604,14 @@ void MergedSelection::finish() {
   start(Phase::done);
 }
 
+std::vector<bool> MergedSelection::selected() const {
+  std::vector<bool> selected(own_.size(), false);
+  for (const Held& piece : pieces_) {
+    if (piece.own) selected[*piece.own] = plan_.selected[piece.tensor];
+  }
+  return selected;
+}
+
 Place MergedSelection::place_of(ParameterSource& source, const Search& search) const {
   const Held& piece = pieces_[search.piece];
   if (piece.own) {

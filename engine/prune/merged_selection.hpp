@@ -61,6 +61,8 @@ class MergedSelection {
   /// Once done: thresholds of the groups over all processes, and how many units are cut there (0 where a
   /// percentile decides: only the writing tells).
   const std::vector<GroupOutcome>& groups() const { return outcomes_; }
+  /// Once done: which of the source's tensors take part.
+  std::vector<bool> selected() const;
   /// Once done: cuts what this process holds. Returns how many of its prunable elements are left.
   uint64_t apply(ParameterSource& source);
 

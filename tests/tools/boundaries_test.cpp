@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <regex>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -77,7 +78,8 @@ TEST(Boundaries, IncludesGoOneWay) {
         EXPECT_FALSE(included.starts_with("tests/") || included.starts_with("bench/"))
             << file << ": " << included;
         // What lies in a device's folder is that device's own affair.
-        EXPECT_FALSE(order[level] != "kernels" && included.starts_with("kernels/cpu/")) << file << ": " << included;
+        EXPECT_FALSE(order[level] != "kernels" && included.starts_with("kernels/cpu/"))
+            << file << ": " << included;
       }
     }
   }
@@ -114,23 +116,31 @@ TEST(Boundaries, TheLibraryNeitherPrintsNorExits) {
   }
 }
 
+/// The functions of the header and no other symbol, each in the version that the soname has.
 TEST(Boundaries, TheSharedLibraryExportsTheCInterfaceAlone) {
-  size_t exported = 0;
+  const std::string header = read_text(source_dir() / "include/coppice/coppice.h");
+  std::smatch abi;
+  ASSERT_TRUE(std::regex_search(header, abi, std::regex(R"(#define COPPICE_ABI (\d+))")));
+  const std::string version = "COPPICE_" + abi[1].str();
+
+  std::set<std::string> exported;
   for (const std::string& line : lines_of(output_of("nm -D --defined-only " COPPICE_LIBRARY))) {
     const std::string name = line.substr(line.rfind(' ') + 1);
-    EXPECT_TRUE(name.starts_with("coppice_")) << line;
-    ++exported;
+    if (name == version + "@@" + version || name == version) continue;  // the version itself
+    const size_t at = name.find("@@");
+    EXPECT_EQ(at == name.npos ? "none" : name.substr(at + 2), version) << line;
+    exported.insert(name.substr(0, at));
   }
-  // Every function of the header is there.
-  const std::string header = read_text(source_dir() / "include/coppice/coppice.h");
+  std::set<std::string> declared;
   const std::regex declaration(R"(COPPICE_API[^;(]*?\b(coppice_\w+)\s*\()");
-  size_t declared = 0;
   for (auto match = std::sregex_iterator(header.begin(), header.end(), declaration);
        match != std::sregex_iterator(); ++match) {
-    ++declared;
+    declared.insert((*match)[1]);
   }
   EXPECT_EQ(exported, declared);
-  EXPECT_GT(declared, 10u);
+  EXPECT_GT(declared.size(), 30u);
+  EXPECT_THAT(output_of("readelf -d " COPPICE_LIBRARY),
+              ::testing::HasSubstr("soname: [libcoppice.so." + abi[1].str() + "]"));
 }
 
 TEST(Boundaries, FilesForWiderInstructionsShareNoInlineCode) {

@@ -13,12 +13,13 @@ int main(int argc, char** argv) {
   }
   try {
     const std::string run = argv[2];
-    coppice_api::run_recipe(
-        argv[1], run, coppice_api::Options(argv + 3, argv + argc), false, [](const coppice_progress& p) {
-          std::fprintf(stderr, "\r%s %lld/%lld ", p.stage, static_cast<long long>(p.batch),
-                       static_cast<long long>(p.batches));
-          return false;
-        });
+    coppice_api::Control control;
+    control.progress = [](const coppice_progress& p) {
+      std::fprintf(stderr, "\r%s %lld/%lld ", p.stage, static_cast<long long>(p.batch),
+                   static_cast<long long>(p.batches));
+      return false;
+    };
+    coppice_api::run_recipe(argv[1], run, coppice_api::Options(argv + 3, argv + argc), false, control);
     std::fprintf(stderr, "\n");
 
     coppice_api::Session session(run + "/sparse");
