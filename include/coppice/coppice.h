@@ -237,7 +237,9 @@ typedef struct coppice_tensor {
 
   /* 1: weights, statistics and output lie in the memory of the GPU that the option device names, and are
    * scored and cut there: F32 or F64 without gaps, statistics of the same type, each in the field that the
-   * criterion reads. mask and kept lie in the host's memory all the same. All tensors of a call, or none. */
+   * criterion reads; what the caller queued to write them is over before the call, and what the call queued
+   * is over when it returns. mask and kept lie in the host's memory all the same. All tensors of a call, or
+   * none. */
   int on_device;
 } coppice_tensor;
 

@@ -58,6 +58,7 @@ class OnDevice_cuda : public testing::Test {
     made.weights = upload(made.values.weights);
     made.absolute = upload(made.values.absolute);
     made.output = upload(std::vector<double>(made.values.size(), 9.0));
+    backend_->synchronize();  // another handle has a queue of its own
     made.mask.assign(made.values.size() + 1, 9);
     for (size_t i = 0; cut_already && i < made.values.size(); ++i) {
       made.kept.push_back(random_() % 4 == 0 ? 0 : 1);
