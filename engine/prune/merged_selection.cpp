@@ -637,9 +637,8 @@ uint64_t MergedSelection::apply(ParameterSource& source) {
     if (plan_.percentile && lower_[g]) {
       cut = {key_at_least(plan_.scoring, outcomes_[g].threshold), 0};
     } else if (lower_[g]) {
-      const Search& search = searches_[*lower_[g]];
-      cut = place_of(source, search);
-      if (pieces_[search.piece].own) ++cut.position;  // it goes, the next one stays
+      cut = place_of(source, searches_[*lower_[g]]);
+      ++cut.position;  // the unit goes, the next one stays
     }
     for (const PlanPart& part : plan_.groups[g].parts) {
       const std::optional<size_t> protection = protected_by_[index++];

@@ -361,6 +361,12 @@ TEST_F(Tensors, TheProgressFunctionStopsBeforeAnythingIsCut) {
   control.progress = [](const coppice_progress& progress) { return std::string(progress.stage) == "cut"; };
   EXPECT_EQ(coppice_api::prune_tensors({tensor}, {"sparsity=0.5"}, control).kept, weights.size() / 2);
   EXPECT_EQ(std::count(weights.begin(), weights.end(), 0.0f), size / 2);
+  weights = before;
+  coppice_api::Tensor strided{
+      "w", {size / 1024, 1024}, {weights.data(), std::vector<int64_t>{1, size / 1024}}};
+  strided.output = weights.data();
+  EXPECT_EQ(coppice_api::prune_tensors({strided}, {"sparsity=0.5"}, control).kept, weights.size() / 2);
+  EXPECT_EQ(std::count(weights.begin(), weights.end(), 0.0f), size / 2);
 }
 
 }  // namespace
