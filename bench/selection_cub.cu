@@ -7,10 +7,20 @@
 #include <cstdlib>
 #include <cub/device/device_radix_sort.cuh>
 #include <vector>
+#if __has_include(<cub/device/device_topk.cuh>)
+#include <cuda/execution.determinism.h>
+#include <cuda/execution.output_ordering.h>
+#include <cuda/execution.require.h>
+
+#include <cub/device/device_reduce.cuh>
+#include <cub/device/device_topk.cuh>
+#define HAS_TOP_K
+#endif
 
 // What selection would take with a sort in the middle: scores |w·g| of all weights into an array, CUB's radix
-// sort of them, the k-th, a pass that cuts. The peer of bench/selection_gpu.cpp: the same number of weights,
-// the same share cut, timed by events. Prints one line of JSON.
+// sort of them, the k-th, a pass that cuts; and, where the toolkit's CUB has it, with a top-k in the place of
+// the sort: the keys that stay, and the least of them. The peer of bench/selection_gpu.cpp: the same number
+// of weights, the same share cut, timed by events. Prints one line of JSON.
 //   bench_selection_cub [PARAMETERS] [SPARSITY] [SAMPLES]
 
 namespace {
@@ -44,10 +54,9 @@ __global__ void score(const float4* weights, const float4* gradients, uint4* key
   }
 }
 
-/// Cuts below the `rank`-th key.
-__global__ void cut(float4* weights, const float4* gradients, const uint32_t* sorted, int64_t rank,
-                    int64_t quads) {
-  const uint32_t threshold = sorted[rank];
+/// Cuts below a key.
+__global__ void cut(float4* weights, const float4* gradients, const uint32_t* key, int64_t quads) {
+  const uint32_t threshold = *key;
   const auto kept = [=](float w, float g) { return __float_as_uint(fabsf(w * g)) < threshold ? 0.0f : w; };
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < quads;
        i += int64_t{gridDim.x} * blockDim.x) {
@@ -100,7 +109,7 @@ int main(int argc, char** argv) {
     CHECK(cub::DeviceRadixSort::SortKeys(scratch, scratch_bytes, keys, count));
     CHECK(cudaEventRecord(marks[2]));
     cut<<<blocks, kThreads>>>(reinterpret_cast<float4*>(weights), reinterpret_cast<const float4*>(gradients),
-                              keys.Current(), rank, count / 4);
+                              keys.Current() + rank, count / 4);
     CHECK(cudaEventRecord(marks[3]));
     CHECK(cudaEventSynchronize(marks[3]));
     CHECK(cudaGetLastError());
@@ -115,9 +124,44 @@ int main(int argc, char** argv) {
     cutting.push_back(seconds(2, 3));
     all.push_back(seconds(0, 3));
   }
+  double top_k = -1.0;  // not there
+#ifdef HAS_TOP_K
+  // The keys that stay go where the sort has its second array.
+  namespace execution = cuda::execution;
+  const auto any_order =
+      execution::require(execution::determinism::not_guaranteed, execution::output_ordering::unsorted);
+  uint32_t* const least = allocate<uint32_t>(1);
+  const int64_t kept = count - rank;
+  size_t top_bytes = 0, least_bytes = 0;
+  CHECK(
+      cub::DeviceTopK::MaxKeys(nullptr, top_bytes, keys.Current(), keys.Alternate(), count, kept, any_order));
+  CHECK(cub::DeviceReduce::Min(nullptr, least_bytes, keys.Alternate(), least, kept));
+  char* const top_scratch = allocate<char>(static_cast<int64_t>(std::max(top_bytes, least_bytes)));
+  std::vector<double> tops;
+  for (int i = 0; i < samples + 2; ++i) {
+    fill<<<blocks, kThreads>>>(weights, count, 0.05f, 1);
+    CHECK(cudaEventRecord(marks[0]));
+    score<<<blocks, kThreads>>>(reinterpret_cast<const float4*>(weights),
+                                reinterpret_cast<const float4*>(gradients),
+                                reinterpret_cast<uint4*>(keys.Current()), count / 4);
+    CHECK(cub::DeviceTopK::MaxKeys(top_scratch, top_bytes, keys.Current(), keys.Alternate(), count, kept,
+                                   any_order));
+    CHECK(cub::DeviceReduce::Min(top_scratch, least_bytes, keys.Alternate(), least, kept));
+    cut<<<blocks, kThreads>>>(reinterpret_cast<float4*>(weights), reinterpret_cast<const float4*>(gradients),
+                              least, count / 4);
+    CHECK(cudaEventRecord(marks[3]));
+    CHECK(cudaEventSynchronize(marks[3]));
+    CHECK(cudaGetLastError());
+    float milliseconds = 0.0f;
+    CHECK(cudaEventElapsedTime(&milliseconds, marks[0], marks[3]));
+    if (i >= 2) tops.push_back(1e-3 * static_cast<double>(milliseconds));
+  }
+  top_k = median(tops);
+#endif
   std::printf(
       "{\"work\":\"selection by CUB's radix sort\",\"device\":\"%s\",\"units\":%lld,\"sparsity\":%g,"
-      "\"score_median_s\":%g,\"sort_median_s\":%g,\"cut_median_s\":%g,\"median_s\":%g}\n",
+      "\"score_median_s\":%g,\"sort_median_s\":%g,\"cut_median_s\":%g,\"top_k_median_s\":%g,"
+      "\"median_s\":%g}\n",
       properties.name, static_cast<long long>(count), sparsity, median(scoring), median(sorting),
-      median(cutting), median(all));
+      median(cutting), top_k, median(all));
 }

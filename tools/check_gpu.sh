@@ -179,7 +179,9 @@ run_bench() {
   for criterion in magnitude taylor fisher; do
     measure "selection/$criterion" bench_selection_gpu --device cuda --criterion "$criterion"
   done
+  measure selection/taylor-1e9 bench_selection_gpu --device cuda --criterion taylor --parameters 1000000000 --samples 5
   measure selection/sorting bench_selection_cub
+  measure selection/sorting-1e9 bench_selection_cub 1000000000 0.9 5
   measure language-model/2x512 bench_training --device cuda --work train_lm --layers 2
   measure language-model/2x1500 bench_training --device cuda --work train_lm --layers 2 --hidden 1500 --time 35
   [ ${#runs[@]} -gt 0 ] || { echo "No benchmark was run"; failed=$((failed + 1)); return; }
