@@ -30,6 +30,7 @@ constexpr int64_t kLinesAtOnce = 1024;
 // Large enough that a read and a parallel region cost little beside it, small enough for the last cache.
 constexpr int64_t kBlockBytes = int64_t{2} << 20;
 constexpr int64_t kLeastBlockBytes = int64_t{64} << 10;
+constexpr int64_t kReadyElements = int64_t{16} << 20;  // their mask takes 2 MiB
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
 /// Host memory that only grows, aligned for vectors, untouched until it is written; or somebody else's.
@@ -261,7 +262,6 @@ FileSource::FileSource(Backend& backend, const WeightFile& weights, const ScoreF
   }
   carry_.assign(infos_.size(), ~uint64_t{0});
   written_.assign(infos_.size(), false);
-  ahead_ = std::make_unique<ReadAhead>();
 }
 
 FileSource::~FileSource() = default;
@@ -410,6 +410,24 @@ void FileSource::read_kept(size_t tensor, int64_t begin, int64_t count, uint64_t
   files_.masks->read(number, first, bytes, words);
 }
 
+std::byte* FileSource::statistic_in_memory(size_t tensor, int64_t begin, Statistic statistic,
+                                           std::span<const StatisticPart> parts) const {
+  // One summand that is the statistic as it lies.
+  if (parts.size() != 1 || (parts[0].plain && statistic != Statistic::sum) ||
+      options_[tensor].keep_diagonal ||
+      parts[0].file->tensors()[parts[0].tensor].dtype != infos_[tensor].dtype) {
+    return nullptr;
+  }
+  return elements_in_memory(*parts[0].file, parts[0].tensor, begin);
+}
+
+bool FileSource::lies_ready(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const {
+  return !masked(tensor) && !options_[tensor].keep_diagonal &&
+         weights_.tensors()[numbers_[tensor]].dtype == infos_[tensor].dtype &&
+         elements_in_memory(weights_, numbers_[tensor], 0) != nullptr &&
+         (statistic == Statistic::none || statistic_in_memory(tensor, 0, statistic, parts) != nullptr);
+}
+
 void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                       std::span<const StatisticPart> parts, Slot& slot) const {
   const DType type = weights_.tensors()[numbers_[tensor]].dtype, seen = infos_[tensor].dtype;
@@ -424,13 +442,7 @@ void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic sta
   if (slot.own_values) slot.values.of(count * size_of(seen));
   read_weights(tensor, begin, count, slot, 0);
   if (slot.has_statistic) {
-    // One summand that is the statistic as it lies.
-    std::byte* memory = nullptr;
-    if (parts.size() == 1 && (!parts[0].plain || statistic == Statistic::sum) &&
-        parts[0].file->tensors()[parts[0].tensor].dtype == seen && !options_[tensor].keep_diagonal) {
-      memory = elements_in_memory(*parts[0].file, parts[0].tensor, begin);
-    }
-    if (memory != nullptr) {
+    if (std::byte* const memory = statistic_in_memory(tensor, begin, statistic, parts)) {
       slot.statistic.borrow(memory);
     } else {
       slot.statistic.of(count * size_of(seen));
@@ -493,28 +505,35 @@ void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic s
                         const std::function<void(int64_t, int64_t, Slot&)>& visit) {
   if (count == 0) return;
   const std::vector<StatisticPart> parts = statistic_parts(tensor, statistic);
-  const int64_t block = block_elements(tensor), end = begin + count;
+  // Where nothing has to be fetched, longer runs and no second thread: each handing over costs more than it
+  // gains.
+  const bool ready = lies_ready(tensor, statistic, parts);
+  const int64_t block = ready ? kReadyElements : block_elements(tensor), end = begin + count;
   // Runs end at multiples of their length, wherever the first one starts: a run that was seen is one again.
   const auto end_of = [&](int64_t at) { return std::min(end, (at / block + 1) * block); };
   const auto fill_from = [&](int64_t at, Slot& slot) {
     fill(tensor, at, end_of(at) - at, statistic, parts, slot);
   };
+  if (!ready && ahead_ == nullptr) ahead_ = std::make_unique<ReadAhead>();
   struct Settle {
-    ReadAhead& ahead;
-    ~Settle() { ahead.settle(); }
-  } const settle{*ahead_};
+    ReadAhead* ahead;
+    ~Settle() {
+      if (ahead != nullptr) ahead->settle();
+    }
+  } const settle{ahead_.get()};
   size_t current = 0;
   fill_from(begin, slots_[0]);
   for (int64_t at = begin; at < end;) {
     if (!cutting_memory_) progress_->check();
     const int64_t next = end_of(at);
-    if (next < end) {
+    if (next < end && !ready) {
       Slot& other = slots_[1 - current];
       ahead_->start([&fill_from, next, &other] { fill_from(next, other); });
     }
     visit(at, next - at, slots_[current]);
     progress_->advance(next - at);
-    if (next < end) ahead_->finish();
+    if (next < end && !ready) ahead_->finish();
+    if (next < end && ready) fill_from(next, slots_[1 - current]);
     at = next;
     current = 1 - current;
   }

@@ -104,6 +104,11 @@ class FileSource final : public ParameterSource {
   int64_t block_elements(size_t tensor) const;
   std::vector<StatisticPart> statistic_parts(size_t tensor, Statistic statistic);
   void load_norms(size_t tensor);
+  /// Where the statistic lies in memory as it is wanted, from `begin` on, or null.
+  std::byte* statistic_in_memory(size_t tensor, int64_t begin, Statistic statistic,
+                                 std::span<const StatisticPart> parts) const;
+  /// Whether a block is there without anything being read or converted.
+  bool lies_ready(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
   void read_statistic(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                       std::span<const StatisticPart> parts, Slot& slot, int64_t at) const;
   void read_weights(size_t tensor, int64_t begin, int64_t count, Slot& slot, int64_t at) const;

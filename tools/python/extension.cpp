@@ -207,9 +207,8 @@ std::string prune_file(const std::string& weights, const std::vector<std::string
     files.masks = masks;
     files.sparse_encoding = sparse_encoding;
     files.memory = memory;
-    files.stop = &stop;
     return prune_report_json(prune_model(weights, files, recipe.prune, recipe.seed, output, recipe.device,
-                                         recipe.threads, {force, nullptr, nullptr}));
+                                         recipe.threads, {force, nullptr, &stop}));
   });
 }
 
