@@ -12,6 +12,7 @@
 #include <optional>
 #include <sstream>
 
+#include "engine/config/pattern.hpp"
 #include "kernels/criteria.hpp"
 #include "kernels/error.hpp"
 
@@ -170,14 +171,17 @@ std::vector<RecipeKey> make_keys() {
   const RecipeKey rows[] = {
       {"prune", "criterion", COPPICE_AT(prune.criterion), "the score; the lowest are cut",
        one_of(criterion_names())},
-      {"prune", "pattern", COPPICE_AT(prune.pattern), "what is cut as one unit",
-       one_of({"element", "row", "column"})},
-      {"prune", "reduce", COPPICE_AT(prune.reduce), "row, column: how element scores become the unit's",
+      {"prune", "pattern", COPPICE_AT(prune.pattern),
+       "what is cut as one unit: element, row, column, block:RxC; or N:M, which keeps N of every M weights "
+       "of a row",
+       any()},
+      {"prune", "reduce", COPPICE_AT(prune.reduce),
+       "row, column, block: how element scores become the unit's",
        one_of({"sum", "mean", "max", "l2", "product"})},
       {"prune", "scope", COPPICE_AT(prune.scope), "units that compete for one threshold",
        one_of({"global", "tensor", "gate", "row"})},
-      {"prune", "sparsity", COPPICE_AT(prune.sparsity), "share of the units that is cut, exactly",
-       between(0, 1)},
+      {"prune", "sparsity", COPPICE_AT(prune.sparsity),
+       "share of the units that is cut, exactly; N:M implies it", between(0, 1)},
       {"prune", "percentile", COPPICE_AT(prune.percentile),
        "instead of sparsity: cut what scores below this percentile; -1 = off", between(-1, 100)},
       {"prune", "include", COPPICE_AT(prune.include),
@@ -510,6 +514,10 @@ toml::table parse_override_value(const RecipeKey& key, std::string_view value, s
   }
 }
 
+bool says(const Recipe& recipe, std::string_view key) {
+  return std::find(recipe.said.begin(), recipe.said.end(), key) != recipe.said.end();
+}
+
 Recipe build(const toml::table& table, std::string_view name, std::span<const std::string> overrides) {
   std::vector<Said> said;
   collect(table, name, said);
@@ -543,6 +551,10 @@ Recipe build(const toml::table& table, std::string_view name, std::span<const st
     if (s.key->section == "retrain") assign(recipe, *s.key, *s.node, s.where);
   }
   for (const Said& s : said) recipe.said.push_back(s.key->full_name());
+  const PatternText pattern = parse_pattern(recipe.prune.pattern);
+  if (pattern.kind == Pattern::n_of_m && !says(recipe, "prune.sparsity")) {
+    recipe.prune.sparsity = pattern.implied_sparsity();
+  }
   check_recipe(recipe);
   return recipe;
 }
@@ -625,10 +637,18 @@ void check_recipe(const Recipe& recipe) {
   if (data.kind == "text" && model.loss != "softmax") {
     bad_input("model.loss is \"{}\"; a language model over text needs \"softmax\"", model.loss);
   }
-  if (prune.pattern == "element" && prune.reduce != "sum") {
+  const PatternText pattern = parse_pattern(prune.pattern);
+  const bool n_of_m = pattern.kind == Pattern::n_of_m;
+  if ((pattern.kind == Pattern::element || n_of_m) && prune.reduce != "sum") {
     bad_input(
-        "prune.reduce is \"{}\" but prune.pattern is \"element\"; a reduction needs \"row\" or \"column\"",
-        prune.reduce);
+        "prune.reduce is \"{}\" but prune.pattern is \"{}\"; a reduction needs \"row\", \"column\" or "
+        "\"block:RxC\"",
+        prune.reduce, prune.pattern);
+  }
+  check_implied_sparsity(pattern, prune.pattern, prune.sparsity);
+  if (n_of_m && prune.schedule != "one-shot") {
+    bad_input("prune.schedule is \"{}\" but prune.pattern is \"{}\", which cuts all that it cuts at once",
+              prune.schedule, prune.pattern);
   }
   if (prune.percentile < 0.0 && prune.percentile != -1.0) {
     bad_input("prune.percentile is {}; expected 0 to 100, or -1 for off", prune.percentile);
@@ -659,10 +679,7 @@ void check_model_is_meant(const Recipe& recipe, const ModelConfig& found) {
   Recipe ours = recipe;
   std::vector<std::string> wrong, remedy;
   for (const RecipeKey& key : recipe_keys()) {
-    if (key.section != "model" ||
-        std::find(recipe.said.begin(), recipe.said.end(), key.full_name()) == recipe.said.end()) {
-      continue;
-    }
+    if (key.section != "model" || !says(recipe, key.full_name())) continue;
     const bool shapes = key.name == "cell" || key.name == "embedding" || key.name == "hidden" ||
                         key.name == "layers" || key.name == "bidirectional";
     const std::string value = value_text(key, theirs);

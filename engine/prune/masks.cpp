@@ -2,39 +2,84 @@
 
 #include <algorithm>
 
+#include "engine/prune/host_scores.hpp"
+#include "engine/prune/n_of_m.hpp"
 #include "engine/prune/select.hpp"
+#include "kernels/error.hpp"
 
 namespace coppice {
+namespace {
 
-uint64_t write_part(ParameterSource& source, const Plan& plan, const PlanPart& part, const PartCut& cut,
-                    std::vector<uint64_t>& cut_by_gate) {
+/// Calls visit(gate, begin, end) for the pieces of [begin, end) that lie in one gate each.
+template <class Visit>
+void for_gates(const SourceTensor& tensor, int64_t begin, int64_t end, Visit visit) {
+  const int64_t gate_size = tensor.size() / tensor.gates;
+  for (int64_t gate = 0; gate < tensor.gates; ++gate) {
+    const int64_t from = std::max(begin, gate * gate_size), to = std::min(end, (gate + 1) * gate_size);
+    if (from < to) visit(static_cast<size_t>(gate), from, to);
+  }
+}
+
+/// Patterns whose groups lie close together: a stretch of whole groups is selected and, while it lies in the
+/// cache, written.
+PartWritten write_stretches(ParameterSource& source, const Plan& plan, const PlanPart& part,
+                            const PartCut& cut, std::vector<uint64_t>& cut_by_gate) {
+  const SourceTensor& tensor = source.tensors()[part.tensor];
+  PartWritten written;
+  for (int64_t begin = part.begin; begin < part.begin + part.count;) {
+    const bool groups = plan.pattern == Pattern::n_of_m;
+    const int64_t end = groups ? end_of_groups(plan, part, begin) : end_of_blocks(plan, part, begin);
+    const KeptBits kept = groups ? select_groups(source, plan, part, begin, end, nullptr)
+                          : cut.blocks != nullptr
+                              ? keep_blocks(*cut.blocks, plan, part, cut.part, begin, end, cut.place)
+                              : keep_blocks(plan, part, begin, end, cut.kept_units);
+    written.units += kept.cut_units;
+    for_gates(tensor, begin, end, [&](size_t gate, int64_t from, int64_t to) {
+      uint64_t here = 0;
+      source.read(part.tensor, from, to - from, Statistic::none, true, [&](const ParameterSource::Run& run) {
+        here += apply_bits(source.backend(), block_of(plan, source.tensors(), part.tensor, run),
+                           kept.words.data() + run.begin / 64 - begin / 64, run.output, run.mask);
+      });
+      cut_by_gate[gate] += here;
+      written.elements += here;
+    });
+    begin = end;
+  }
+  return written;
+}
+
+}  // namespace
+
+PartWritten write_part(ParameterSource& source, const Plan& plan, const PlanPart& part, const PartCut& cut,
+                       std::vector<uint64_t>& cut_by_gate) {
+  if (plan.pattern == Pattern::block || plan.pattern == Pattern::n_of_m) {
+    return write_stretches(source, plan, part, cut, cut_by_gate);
+  }
   SelectionOps& ops = source.backend().selection();
   const std::span<const SourceTensor> tensors = source.tensors();
-  const SourceTensor& tensor = tensors[part.tensor];
-  const int64_t gate_size = tensor.size() / tensor.gates;
-  uint64_t total = 0;
-  for (int64_t gate = 0; gate < tensor.gates; ++gate) {
-    const int64_t begin = std::max(part.begin, gate * gate_size);
-    const int64_t end = std::min(part.begin + part.count, (gate + 1) * gate_size);
-    if (begin >= end) continue;
+  const auto cut_run = [&](const ParameterSource::Run& run) {
+    const ScoreBlock block = block_of(plan, tensors, part.tensor, run);
+    const int64_t first = run.begin - part.begin;
+    if (plan.scope == Scope::row) {
+      return apply_rows(source.backend(), plan, block, part, first, cut.rows, run.output, run.mask);
+    }
+    if (plan.pattern == Pattern::element) {
+      return ops.apply(plan.scoring, block, cut.place, run.output, run.mask);
+    }
+    const UnitAxis axis = plan.pattern == Pattern::row ? UnitAxis::row : UnitAxis::column;
+    return ops.apply_units(block, axis, part.cols, first, cut.kept_units.data(), run.output, run.mask);
+  };
+  PartWritten written;
+  const int64_t part_end = part.begin + part.count;
+  for_gates(tensors[part.tensor], part.begin, part_end, [&](size_t gate, int64_t begin, int64_t end) {
     uint64_t here = 0;
-    source.read(part.tensor, begin, end - begin, plan.statistic, true, [&](const ParameterSource::Run& run) {
-      const ScoreBlock block = block_of(plan, tensors, part.tensor, run);
-      if (plan.scope == Scope::row) {
-        here += apply_rows(source.backend(), plan, block, part, run.begin - part.begin, cut.rows, run.output,
-                           run.mask);
-      } else if (plan.pattern == Pattern::element) {
-        here += ops.apply(plan.scoring, block, cut.place, run.output, run.mask);
-      } else {
-        const UnitAxis axis = plan.pattern == Pattern::row ? UnitAxis::row : UnitAxis::column;
-        here += ops.apply_units(block, axis, part.cols, run.begin - part.begin, cut.kept_units.data(),
-                                run.output, run.mask);
-      }
-    });
-    cut_by_gate[static_cast<size_t>(gate)] += here;
-    total += here;
-  }
-  return total;
+    source.read(part.tensor, begin, end - begin, plan.statistic, true,
+                [&](const ParameterSource::Run& run) { here += cut_run(run); });
+    cut_by_gate[gate] += here;
+    written.elements += here;
+  });
+  written.units = written.elements;
+  return written;
 }
 
 }  // namespace coppice

@@ -655,7 +655,8 @@ uint64_t MergedSelection::apply(ParameterSource& source) {
   uint64_t kept = 0;
   for (const Cut& cut : cuts) {
     std::vector<uint64_t> by_gate(static_cast<size_t>(source.tensors()[cut.part.tensor].gates), 0);
-    kept += static_cast<uint64_t>(cut.part.count) - write_part(source, own_plan_, cut.part, cut.cut, by_gate);
+    kept += static_cast<uint64_t>(cut.part.count) -
+            write_part(source, own_plan_, cut.part, cut.cut, by_gate).elements;
   }
   source.finish_writing();
   return kept;

@@ -68,11 +68,15 @@ std::string gate_name(const SourceTensor& tensor, int64_t gate) {
   return tensor.gates > 1 ? tensor.name + ":" + name : tensor.name;
 }
 
-uint64_t units_of(Pattern pattern, int64_t rows, int64_t cols) {
+uint64_t units_of(const Plan& plan, int64_t rows, int64_t cols) {
   if (rows == 0 || cols == 0) return 0;
-  switch (pattern) {
+  const auto up = [](int64_t length, int64_t side) { return (length - 1) / side + 1; };
+  switch (plan.pattern) {
     case Pattern::element:
+    case Pattern::n_of_m:
       return static_cast<uint64_t>(rows * cols);
+    case Pattern::block:
+      return static_cast<uint64_t>(up(rows, plan.block_rows) * up(cols, plan.block_cols));
     case Pattern::row:
       return static_cast<uint64_t>(rows);
     case Pattern::column:
@@ -82,6 +86,18 @@ uint64_t units_of(Pattern pattern, int64_t rows, int64_t cols) {
 }
 
 void set_targets(Plan& plan) {
+  if (plan.pattern == Pattern::n_of_m) {
+    for (PlanGroup& group : plan.groups) {
+      for (const PlanPart& part : group.parts) {
+        group.units += part.units;
+        if (part.cols == 0) continue;
+        const int64_t rest = part.cols % plan.of;
+        const int64_t kept = part.cols / plan.of * plan.keep + kept_of_group(plan, rest);
+        group.cut += static_cast<uint64_t>(part.count / part.cols * (part.cols - kept));
+      }
+    }
+    return;
+  }
   for (PlanGroup& group : plan.groups) {
     uint64_t protected_units = 0;
     for (const PlanPart& part : group.parts) {
@@ -112,6 +128,10 @@ void set_targets(Plan& plan) {
 
 }  // namespace
 
+int64_t kept_of_group(const Plan& plan, int64_t elements) {
+  return (elements * plan.keep + plan.of - 1) / plan.of;
+}
+
 uint64_t units_to_cut(double sparsity, uint64_t units) {
   return static_cast<uint64_t>(std::nearbyint(sparsity * static_cast<double>(units)));
 }
@@ -122,9 +142,10 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
   plan.scoring.criterion = chosen_criterion(config.criterion);
   plan.scoring.seed = seed;
   plan.statistic = statistic_of(plan.scoring.criterion);
-  plan.pattern =
-      chosen<Pattern>("pattern", config.pattern,
-                      {{"element", Pattern::element}, {"row", Pattern::row}, {"column", Pattern::column}});
+  const PatternText pattern = parse_pattern(config.pattern);
+  plan.pattern = pattern.kind;
+  plan.block_rows = pattern.rows, plan.block_cols = pattern.cols;
+  plan.keep = pattern.keep, plan.of = pattern.group;
   plan.reduce = chosen<Reduce>("reduce", config.reduce,
                                {{"sum", Reduce::sum},
                                 {"mean", Reduce::mean},
@@ -134,7 +155,8 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
   plan.scope = chosen<Scope>(
       "scope", config.scope,
       {{"global", Scope::global}, {"tensor", Scope::tensor}, {"gate", Scope::gate}, {"row", Scope::row}});
-  if (plan.scope == Scope::row && plan.pattern != Pattern::element) {
+  const bool n_of_m = plan.pattern == Pattern::n_of_m;
+  if (plan.scope == Scope::row && plan.pattern != Pattern::element && !n_of_m) {
     bad_input("prune.scope is 'row' but prune.pattern is '{}': what competes within a row are elements",
               config.pattern);
   }
@@ -146,6 +168,14 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     plan.percentile = config.percentile;
   }
   plan.min_density = config.min_density;
+  if (n_of_m) {
+    check_implied_sparsity(pattern, config.pattern, plan.sparsity);
+    if (plan.percentile) bad_input("prune.percentile can't be had with prune.pattern '{}'", config.pattern);
+    if (plan.min_density != 0.0) {
+      bad_input("prune.min_density is {} but prune.pattern is '{}', which keeps {} of {} everywhere",
+                plan.min_density, config.pattern, plan.keep, plan.of);
+    }
+  }
   check_range("min_density", plan.min_density, 1.0);
   const Scope protected_scope = chosen<Scope>("min_density_scope", config.min_density_scope,
                                               {{"tensor", Scope::tensor}, {"gate", Scope::gate}});
@@ -206,14 +236,15 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
       part.cols = tensor.cols();
       part.begin = piece * rows * part.cols;
       part.count = rows * part.cols;
-      part.units = units_of(plan.pattern, rows, part.cols);
-      part.position = plan.pattern == Pattern::element
+      part.units = units_of(plan, rows, part.cols);
+      part.position = plan.pattern == Pattern::element || n_of_m
                           ? plan.positions[index] + static_cast<uint64_t>(part.begin)
                           : unit_position;
       const auto protected_of = [&](uint64_t units) {
         return static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(units)));
       };
-      part.at_least = plan.scope == Scope::row
+      part.at_least = n_of_m ? 0
+                      : plan.scope == Scope::row
                           ? static_cast<uint64_t>(rows) * protected_of(static_cast<uint64_t>(part.cols))
                           : protected_of(part.units);
       unit_position += part.units;

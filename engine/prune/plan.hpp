@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "engine/config/pattern.hpp"
 #include "engine/config/recipe.hpp"
 #include "engine/prune/source.hpp"
 #include "kernels/selection.hpp"
 
 namespace coppice {
 
-enum class Pattern : uint8_t { element, row, column };
 enum class Scope : uint8_t { global, tensor, gate, row };
 
 /// A tensor, or one gate of it, within a group: the piece that a minimum density protects, and that is cut at
@@ -22,7 +22,7 @@ struct PlanPart {
   int64_t begin = 0;  // elements
   int64_t count = 0;
   int64_t cols = 0;
-  uint64_t units = 0;     // elements, rows or columns
+  uint64_t units = 0;     // elements, rows, columns or blocks
   uint64_t position = 0;  // of the first unit in the total order
   uint64_t at_least = 0;  // units that the minimum density protects
 };
@@ -42,6 +42,9 @@ struct Plan {
   Scoring scoring;
   Statistic statistic = Statistic::none;
   Pattern pattern = Pattern::element;
+  int64_t block_rows = 1,
+          block_cols = 1;    // of a block; those at a part's lower and right edge may be smaller
+  int64_t keep = 1, of = 1;  // n:m: so many of every so many consecutive elements of a row
   Reduce reduce = Reduce::sum;
   Scope scope = Scope::global;
   std::optional<double> percentile;  // cut where score < percentile(score, p) instead of k units
@@ -51,6 +54,10 @@ struct Plan {
   std::vector<bool> selected;       // by tensor: takes part
   std::vector<uint64_t> positions;  // by tensor: of its first element in the total order of all elements
 };
+
+/// Of `elements` <= m consecutive ones n:m keeps ⌈elements · n / m⌉: n of a full group, and of the group that
+/// a row's end cuts short never a smaller share.
+int64_t kept_of_group(const Plan& plan, int64_t elements);
 
 /// k of n units at `sparsity`: sparsity · n in float64, rounded half to even.
 uint64_t units_to_cut(double sparsity, uint64_t units);

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/prune/block_scores.hpp"
 #include "engine/prune/masks.hpp"
+#include "engine/prune/n_of_m.hpp"
 #include "engine/prune/percentile.hpp"
 #include "engine/prune/plan.hpp"
 #include "engine/prune/select.hpp"
@@ -20,10 +22,12 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 /// Where a group is cut, and what the report says of it.
 struct GroupCut {
   std::vector<PartCut> parts;
+  std::unique_ptr<BlockScores> blocks;
   double threshold = std::numeric_limits<double>::quiet_NaN();
   std::string threshold_text = "none";
-  uint64_t cut_units =
-      0;  // what the selection expects; in percentile mode of elements only the writing tells
+  // What the selection expects; in percentile mode, unless all scores are held, only the writing tells.
+  uint64_t cut_units = 0;
+  bool held = false;
 };
 
 /// The place right behind a unit: it is cut, the next one stays.
@@ -181,10 +185,12 @@ UnitScore interpolate(const UnitScore& lower, const UnitScore& upper, double fra
   return result;
 }
 
-GroupCut select_units(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+/// Of units whose finished scores, [parts][units], are held at once.
+GroupCut select_units(const Plan& plan, const PlanGroup& group, std::vector<std::vector<UnitScore>> scores) {
   GroupCut result;
+  result.held = true;
   result.parts.resize(group.parts.size());
-  const RankedUnits ranked(score_units(source, plan, group, cost));
+  const RankedUnits ranked(std::move(scores));
 
   // The best units of each part are out of the competition.
   std::vector<UnitIndex> eligible;
@@ -244,6 +250,59 @@ GroupCut select_units(ParameterSource& source, const Plan& plan, const PlanGroup
   return result;
 }
 
+/// Products need an exponent beside each score and are held; all other scores are made anew by every pass.
+GroupCut select_blocks(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+  auto blocks = std::make_unique<BlockScores>(source, plan, group);
+  GroupCut result;
+  if (plan.reduce == Reduce::product) {
+    const uint64_t bytes = group.units * (sizeof(UnitScore) + sizeof(UnitIndex));
+    if (bytes > source.scratch_bytes()) {
+      bad_input(
+          "prune.reduce 'product' of {} blocks of '{}' holds {} bytes of scores, more than the {} that "
+          "--memory leaves; expected larger blocks, another reduction or more memory",
+          group.units, group.name, bytes, source.scratch_bytes());
+    }
+    std::vector<std::vector<UnitScore>> scores;
+    for (size_t p = 0; p < group.parts.size(); ++p) scores.push_back(blocks->unit_scores(p));
+    result = select_units(plan, group, std::move(scores));
+  } else {
+    ReadingCost of_blocks;
+    result = select_elements(*blocks, blocks->plan(), blocks->group(), of_blocks);
+    cost.bracket_misses += of_blocks.bracket_misses;
+    for (size_t p = 0; p < group.parts.size(); ++p) {
+      result.parts.at(p).blocks = blocks.get();
+      result.parts.at(p).part = p;
+    }
+  }
+  cost.elements += blocks->elements_read();
+  result.blocks = std::move(blocks);
+  return result;
+}
+
+GroupCut select_n_of_m(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+  GroupCut result;
+  result.threshold_text = "by group";
+  result.parts.resize(group.parts.size());
+  for (const PlanPart& part : group.parts) result.cut_units += count_group_cuts(source, plan, part, cost);
+  return result;
+}
+
+GroupCut select(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+  switch (plan.pattern) {
+    case Pattern::element:
+      return plan.scope == Scope::row ? select_each_row(source, plan, group, cost)
+                                      : select_elements(source, plan, group, cost);
+    case Pattern::n_of_m:
+      return select_n_of_m(source, plan, group, cost);
+    case Pattern::block:
+      return select_blocks(source, plan, group, cost);
+    case Pattern::row:
+    case Pattern::column:
+      break;
+  }
+  return select_units(plan, group, score_units(source, plan, group, cost));
+}
+
 TensorOutcome outcome_of(const SourceTensor& tensor, bool selected) {
   TensorOutcome outcome;
   outcome.name = tensor.name;
@@ -270,9 +329,7 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
   ReadingCost cost;
   std::vector<GroupCut> cuts;
   for (const PlanGroup& group : plan.groups) {
-    cuts.push_back(plan.scope == Scope::row           ? select_each_row(source, plan, group, cost)
-                   : plan.pattern == Pattern::element ? select_elements(source, plan, group, cost)
-                                                      : select_units(source, plan, group, cost));
+    cuts.push_back(select(source, plan, group, cost));
   }
 
   PruneOutcome outcome;
@@ -283,14 +340,14 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
     uint64_t cut = 0;
     for (size_t i = 0; i < group.parts.size(); ++i) {
       const PlanPart& part = group.parts[i];
-      cut += write_part(source, plan, part, cuts[g].parts[i], cut_by_gate[part.tensor]);
+      cut += write_part(source, plan, part, cuts[g].parts[i], cut_by_gate[part.tensor]).units;
       cost.elements += static_cast<uint64_t>(part.count);
       outcome.prunable += static_cast<uint64_t>(part.count);
     }
-    if (plan.pattern != Pattern::element) {
+    if (cuts[g].held) {
       cut = cuts[g].cut_units;
     } else if (!plan.percentile && cut != cuts[g].cut_units) {
-      failure("'{}': {} weights were cut instead of {}: the source changed between passes", group.name, cut,
+      failure("'{}': {} units were cut instead of {}: the source changed between passes", group.name, cut,
               cuts[g].cut_units);
     }
     outcome.groups.push_back({group.name, group.units, cut, cuts[g].threshold, cuts[g].threshold_text});

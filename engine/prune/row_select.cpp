@@ -7,6 +7,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "engine/prune/host_scores.hpp"
 #include "engine/prune/percentile.hpp"
 #include "kernels/error.hpp"
 #include "kernels/ordered_key.hpp"
@@ -19,67 +20,14 @@ constexpr int64_t kLongRow = int64_t{1} << 18;
 
 constexpr int64_t kWord = 64;
 
-/// The arrays of a block where the host can read them.
-class HostBlock {
- public:
-  HostBlock(Backend& backend, const ScoreBlock& block) : block_(block) {
-    if (backend.device().type == Device::Type::cpu) return;
-    const int64_t bytes = block.count * size_of(block.dtype);
-    block_.weights = fetch(backend, block.weights, bytes, weights_);
-    block_.statistic = fetch(backend, block.statistic, bytes, statistic_);
-    block_.kept = static_cast<const uint64_t*>(
-        fetch(backend, block.kept, (block.mask_bit + block.count + kWord - 1) / kWord * 8, kept_));
-  }
-  const ScoreBlock& operator*() const { return block_; }
-
- private:
-  static const void* fetch(Backend& backend, const void* device, int64_t bytes, std::vector<uint64_t>& host) {
-    if (device == nullptr) return nullptr;
-    host.resize(static_cast<size_t>((bytes + 7) / 8));
-    backend.download(device, host.data(), bytes);
-    return host.data();
-  }
-
-  ScoreBlock block_;
-  std::vector<uint64_t> weights_, statistic_, kept_;
-};
-
-int threads_of(Backend& backend) {
-  return std::max(1, backend.info().threads);
-}
-
 /// Keys of elements [begin, begin + count) of a block on the host, 0 for those that are cut already. Returns
 /// the index (in the block) of the first of the others whose score is NaN, or −1.
 template <class T, class Key>
 int64_t keys_of(const Scoring& scoring, const ScoreBlock& block, int64_t begin, int64_t count, Key* keys) {
-  const T* const weights = static_cast<const T*>(block.weights) + begin;
-  const T* const statistic =
-      block.statistic == nullptr ? nullptr : static_cast<const T*>(block.statistic) + begin;
-  const uint64_t position = block.position + static_cast<uint64_t>(begin);
-  const auto kept = [&](int64_t i) {
-    const int64_t bit = block.mask_bit + begin + i;
-    return block.kept == nullptr || (block.kept[bit / kWord] >> (bit % kWord) & 1) != 0;
-  };
-  int64_t nan = -1;
-  visit(scoring.criterion, [&](auto criterion) {
-    using C = decltype(criterion);
-    const auto score = [&](int64_t i) {
-      const T s = C::statistic == Statistic::none ? T(0) : statistic[i];
-      return C::score(weights[i], s, position + static_cast<uint64_t>(i), scoring.seed);
-    };
-    Key unordered = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const T value = score(i);
-      unordered |= static_cast<Key>(value != value);
-      keys[i] = ordered_key(value);
-    }
-    for (int64_t i = 0; unordered != 0 && nan < 0 && i < count; ++i) {
-      const T value = score(i);
-      if (value != value && kept(i)) nan = begin + i;
-    }
-  });
+  const int64_t nan = score_elements<T>(scoring, block, begin, count,
+                                        [keys](int64_t i, T score) { keys[i] = ordered_key(score); });
   for (int64_t i = 0; block.kept != nullptr && i < count; ++i) {
-    if (!kept(i)) keys[i] = 0;
+    if (!is_kept(block, begin + i)) keys[i] = 0;
   }
   return nan;
 }
@@ -276,17 +224,7 @@ uint64_t apply_rows(Backend& backend, const Plan& plan, const ScoreBlock& block,
   } else {
     keep_bits<float>(plan, *host, part, first, rows, threads_of(backend), kept);
   }
-  // The device cuts what the bits say is cut: below the lowest of all places there is nothing else.
-  ScoreBlock by_bits = block;
-  by_bits.kept = kept.data();
-  Buffer uploaded;
-  if (backend.device().type != Device::Type::cpu) {
-    const int64_t bytes = static_cast<int64_t>(kept.size() * sizeof(uint64_t));
-    uploaded = Buffer(backend, bytes, "bits of rows");
-    backend.upload(kept.data(), uploaded.data(), bytes);
-    by_bits.kept = static_cast<const uint64_t*>(uploaded.data());
-  }
-  return backend.selection().apply(plan.scoring, by_bits, Place{}, output, mask);
+  return apply_bits(backend, block, kept.data(), output, mask);
 }
 
 }  // namespace coppice

@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <tuple>
 
 namespace coppice::test {
 namespace {
@@ -41,9 +42,9 @@ bool smaller(const Scaled& a, const Scaled& b) {
 
 struct Unit {
   size_t tensor = 0;
-  size_t piece = 0;                         // gate, where that separates groups
-  uint64_t order = 0;                       // by tensor name, then index
-  size_t first = 0, stride = 1, count = 1;  // its elements
+  size_t piece = 0;    // gate, where that separates groups
+  uint64_t order = 0;  // by tensor name, then index
+  std::vector<size_t> elements;
   Scaled score;
   bool cut_already = false;
   bool safe = false;  // by the minimum density
@@ -108,6 +109,30 @@ Scaled reduced(const std::string& how, const std::vector<double>& scores) {
   return normalised(value, 0);
 }
 
+/// "block:16x1" is {16, 1}; "2:4" is {2, 4} with another mark between.
+std::pair<size_t, size_t> two_numbers(const std::string& text, char between) {
+  const size_t mark = text.rfind(between), begin = text.find(':') < mark ? text.find(':') + 1 : 0;
+  return {std::stoul(text.substr(begin, mark - begin)), std::stoul(text.substr(mark + 1))};
+}
+
+/// The elements of each unit of the rows [r0, r1) of a matrix, in the order of ties.
+std::vector<std::vector<size_t>> units_of(const std::string& pattern, size_t r0, size_t r1, size_t cols) {
+  std::vector<std::vector<size_t>> units;
+  const auto [height, width] = pattern == "row"      ? std::pair{size_t{1}, cols}
+                               : pattern == "column" ? std::pair{r1 - r0, size_t{1}}
+                               : pattern[0] == 'b'   ? two_numbers(pattern, 'x')
+                                                     : std::pair{size_t{1}, size_t{1}};
+  for (size_t top = r0; top < r1; top += height) {
+    for (size_t left = 0; left < cols; left += width) {
+      std::vector<size_t>& elements = units.emplace_back();
+      for (size_t r = top; r < std::min(r1, top + height); ++r) {
+        for (size_t c = left; c < std::min(cols, left + width); ++c) elements.push_back(r * cols + c);
+      }
+    }
+  }
+  return units;
+}
+
 uint64_t half_even(double x) {
   const double below = std::floor(x), rest = x - below;
   if (rest > 0.5 || (rest == 0.5 && std::fmod(below, 2.0) == 1.0)) return static_cast<uint64_t>(below) + 1;
@@ -142,6 +167,7 @@ Scaled percentile_of(const std::vector<Unit*>& sorted, double p) {
 Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneConfig& config,
                         uint64_t seed) {
   Expected expected;
+  const bool n_of_m = config.pattern.find(':') != std::string::npos && config.pattern[0] != 'b';
   std::vector<size_t> names(tensors.size());
   std::iota(names.begin(), names.end(), size_t{0});
   std::sort(names.begin(), names.end(),
@@ -165,34 +191,23 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
                                                   : 1;
     for (size_t piece = 0; piece < pieces; ++piece) {
       const size_t r0 = rows / pieces * piece, r1 = rows / pieces * (piece + 1);
-      const size_t count = config.pattern == "row"      ? r1 - r0
-                           : config.pattern == "column" ? cols
-                                                        : (r1 - r0) * cols;
-      for (size_t u = 0; u < count; ++u) {
+      for (std::vector<size_t>& elements : units_of(config.pattern, r0, r1, cols)) {
         Unit unit;
         unit.tensor = t;
         unit.piece = piece;
         unit.order = order++;
-        unit.first = r0 * cols + u;
-        if (config.pattern == "row") {
-          unit.first = (r0 + u) * cols;
-          unit.count = cols;
-        } else if (config.pattern == "column") {
-          unit.stride = cols;
-          unit.count = r1 - r0;
-        }
+        unit.elements = std::move(elements);
         scores.clear();
-        for (size_t n = 0; n < unit.count; ++n) {
-          const size_t i = unit.first + n * unit.stride;
+        for (size_t i : unit.elements) {
           if (!expected.kept[t][i]) continue;
           scores.push_back(tensor.dtype == DType::f64
                                ? element_score<double>(config.criterion, tensor, i, base + i, seed)
                                : element_score<float>(config.criterion, tensor, i, base + i, seed));
         }
         unit.cut_already = scores.empty();
-        unit.score = config.pattern != "element" ? reduced(config.reduce, scores)
-                     : scores.empty()            ? Scaled{}
-                                                 : normalised(scores.front(), 0);
+        unit.score = unit.elements.size() > 1 || config.pattern != "element" ? reduced(config.reduce, scores)
+                     : scores.empty()                                        ? Scaled{}
+                                                                             : normalised(scores.front(), 0);
         units.push_back(std::move(unit));
       }
     }
@@ -247,9 +262,34 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
   }
 
   for (auto& [name, members] : groups) {
-    std::sort(members.begin(), members.end(), before);
     ExpectedGroup group{name, members.size(), 0, std::nan("")};
     std::vector<const Unit*> cut;
+    if (n_of_m) {
+      // Members are in index order still.
+      const auto [keep, of] = two_numbers(config.pattern, ':');
+      const auto place = [&](const Unit* unit) {
+        const PrunableTensor& tensor = tensors[unit->tensor];
+        const size_t cols = tensor.size() / (tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]));
+        return std::tuple{unit->tensor, unit->elements[0] / cols, unit->elements[0] % cols / of};
+      };
+      for (size_t begin = 0; begin < members.size();) {
+        std::vector<Unit*> alike;
+        for (size_t i = begin; i < members.size() && place(members[i]) == place(members[begin]); ++i)
+          alike.push_back(members[i]);
+        begin += alike.size();
+        std::sort(alike.begin(), alike.end(), before);
+        const double share = static_cast<double>(keep) / static_cast<double>(of);
+        const size_t stay = static_cast<size_t>(std::ceil(static_cast<double>(alike.size()) * share - 1e-9));
+        for (size_t i = 0; i < alike.size(); ++i) {
+          if (i + stay < alike.size() || alike[i]->cut_already) cut.push_back(alike[i]);
+        }
+      }
+      group.cut = cut.size();
+      for (const Unit* unit : cut) expected.kept[unit->tensor][unit->elements[0]] = false;
+      expected.groups.push_back(group);
+      continue;
+    }
+    std::sort(members.begin(), members.end(), before);
     for (const Unit* unit : members) {
       if (unit->cut_already) cut.push_back(unit);
     }
@@ -273,8 +313,7 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
     }
     group.cut = cut.size();
     for (const Unit* unit : cut) {
-      for (size_t n = 0; n < unit->count; ++n)
-        expected.kept[unit->tensor][unit->first + n * unit->stride] = false;
+      for (size_t i : unit->elements) expected.kept[unit->tensor][i] = false;
     }
     expected.groups.push_back(group);
   }

@@ -27,6 +27,14 @@ std::vector<PrunableTensor> small_model(Input input, bool mixed, std::mt19937_64
   return tensors;
 }
 
+/// What a mask made earlier leaves.
+void cut_some(std::vector<PrunableTensor>& tensors, std::mt19937_64& random) {
+  for (PrunableTensor& tensor : tensors) {
+    tensor.kept.assign(tensor.size(), true);
+    for (size_t i = 0; i < tensor.size(); ++i) tensor.kept[i] = i > tensor.size() / 4 && random() % 3 != 0;
+  }
+}
+
 std::string describe(const PruneConfig& config, Input input, uint64_t seed) {
   return fmt::format(
       "criterion {} scope {} pattern {} reduce {} min_density {} sparsity {} percentile {} input {} seed {}",
@@ -69,6 +77,86 @@ TEST_P(Prune, EveryOptionAgainstFullSort) {
         }
       }
     }
+  }
+}
+
+/// Blocks: every criterion, scope, reduction and kind of input in turn, sides that divide no shape, weights
+/// that are cut already, in runs that end anywhere.
+TEST_P(Prune, BlocksAgainstFullSort) {
+  const double sparsities[] = {0.0, 0.35, 0.6, 0.85, 1.0};
+  const uint64_t seed = std::random_device{}();
+  std::mt19937_64 random(seed);
+  size_t turn = 0;
+  for (const char* pattern :
+       {"block:16x1", "block:4x4", "block:1x8", "block:5x3", "block:1x1", "block:300x300"}) {
+    for (const char* scope : {"global", "tensor", "gate"}) {
+      for (const char* reduce : {"sum", "mean", "max", "l2", "product"}) {
+        for (double min_density : {0.0, 0.15}) {
+          for (bool percentile : {false, true}) {
+            PruneConfig config;
+            config.criterion = to_string(kCriteria[turn % std::size(kCriteria)]);
+            config.scope = scope;
+            config.pattern = pattern;
+            config.reduce = reduce;
+            config.min_density = min_density;
+            config.sparsity = sparsities[turn % 5];
+            if (percentile) config.percentile = 100.0 * sparsities[(turn / 3) % 5];
+            Input input = kInputs[(turn / 2) % std::size(kInputs)];
+            if (input == Input::infinite) input = Input::few_values;
+            std::vector<PrunableTensor> tensors = small_model(input, turn % 3 == 0, random);
+            if (turn % 4 == 1) cut_some(tensors, random);
+            ++turn;
+            SCOPED_TRACE(describe(config, input, seed));
+            expect_pruned(backend(), tensors, config, 7 + turn, turn % 2 == 0 ? 0 : 64, turn % 4 < 2);
+            if (::testing::Test::HasFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+/// n of m: groups that rows cut short, and none that is whole.
+TEST_P(Prune, NOfMAgainstFullSort) {
+  const uint64_t seed = std::random_device{}();
+  std::mt19937_64 random(seed);
+  size_t turn = 0;
+  for (const char* pattern : {"2:4", "1:2", "4:8", "6:64", "1:3", "31:32", "1:300"}) {
+    for (const char* scope : {"global", "tensor", "gate", "row"}) {
+      for (Input input : kInputs) {
+        PruneConfig config;
+        config.criterion = to_string(kCriteria[turn % std::size(kCriteria)]);
+        config.scope = scope;
+        config.pattern = pattern;
+        config.sparsity = parse_pattern(pattern).implied_sparsity();
+        std::vector<PrunableTensor> tensors = small_model(input, turn % 3 == 0, random);
+        if (turn % 4 == 1) cut_some(tensors, random);
+        ++turn;
+        SCOPED_TRACE(describe(config, input, seed));
+        expect_pruned(backend(), tensors, config, 7 + turn, turn % 2 == 0 ? 0 : 64, turn % 4 < 2);
+        if (::testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+/// Large enough for a sample and its bracket, for several stretches, and for rows that are stretches of
+/// their own; on one thread and on several.
+TEST_P(Prune, LargePatternsAgainstFullSort) {
+  std::mt19937_64 random(std::random_device{}());
+  std::vector<PrunableTensor> tensors;
+  tensors.push_back(make_tensor("b", {1031, 331}, 1, DType::f32, Input::normal, random));
+  tensors.push_back(make_tensor("a", {3, (1 << 18) + 77}, 1, DType::f32, Input::few_values, random));
+  tensors.push_back(make_tensor("c", {256, 129}, 4, DType::f64, Input::normal, random));
+  for (const char* pattern : {"block:3x1", "block:1x4", "block:2x2", "2:4", "6:64"}) {
+    PruneConfig config;
+    config.criterion = "taylor";
+    config.pattern = pattern;
+    const PatternText parsed = parse_pattern(pattern);
+    config.sparsity = parsed.kind == Pattern::n_of_m ? parsed.implied_sparsity() : 0.7;
+    SCOPED_TRACE(pattern);
+    for (int64_t run : {int64_t{0}, int64_t{64} * 1001}) expect_pruned(backend(), tensors, config, 1, run);
+    if (::testing::Test::HasFailure()) return;
   }
 }
 
@@ -219,6 +307,22 @@ TEST_P(Prune, ErrorsNameWhatIsWrong) {
   EXPECT_SAYS(with([](PruneConfig& c) { c.criterion = "snip"; }), "prune.criterion", "taylor", "'snip'");
   EXPECT_SAYS(with([](PruneConfig& c) { c.pattern = "block"; }), "prune.pattern", "element, row, column",
               "'block'");
+  for (const char* wrong : {"block:", "block:0x4", "block:4x", "block:4x4x4", "block:-1x2", "4:2", "0:4",
+                            "2:2", "2:99999", "2:4:8", ":4", "2:", "block:99999x1", "2.5:4"}) {
+    EXPECT_SAYS(with([wrong](PruneConfig& c) { c.pattern = wrong; }), "prune.pattern", wrong);
+  }
+  const auto with_n_of_m = [&](auto change) {
+    return with([&](PruneConfig& c) {
+      c.pattern = "2:4";
+      c.sparsity = 0.5;
+      change(c);
+    });
+  };
+  EXPECT_SAYS(with_n_of_m([](PruneConfig& c) { c.sparsity = 0.6; }), "'2:4'", "0.5", "prune.sparsity", "0.6");
+  EXPECT_SAYS(with_n_of_m([](PruneConfig& c) { c.percentile = 50; }), "prune.percentile", "'2:4'");
+  EXPECT_SAYS(with_n_of_m([](PruneConfig& c) { c.min_density = 0.1; }), "prune.min_density", "'2:4'");
+  EXPECT_SAYS(with([](PruneConfig& c) { c.pattern = "block:4x4", c.scope = "row"; }), "prune.scope",
+              "'block:4x4'");
   EXPECT_SAYS(with([](PruneConfig& c) { c.reduce = "median"; }), "prune.reduce", "'median'");
   EXPECT_SAYS(with([](PruneConfig& c) { c.scope = "layer"; }), "prune.scope", "'layer'");
   EXPECT_SAYS(with([](PruneConfig& c) { c.sparsity = 1.5; }), "prune.sparsity", "1.5");
@@ -249,8 +353,9 @@ TEST_P(Prune, ErrorsNameWhatIsWrong) {
 
 /// A NaN score is an error that names its tensor and index, and nothing is written, whatever the sparsity.
 TEST_P(Prune, NanScoresAreRefused) {
-  for (const char* pattern : {"element", "row", "column"}) {
+  for (const char* pattern : {"element", "row", "column", "block:4x4", "2:4"}) {
     for (double sparsity : {0.0, 0.5, 1.0}) {
+      if (std::string(pattern) == "2:4" && sparsity != 0.5) continue;
       std::mt19937_64 random(1);
       std::vector<PrunableTensor> tensors = small_model(Input::normal, false, random);
       tensors[0].sum[3 * 7 + 2] = NAN;
@@ -284,6 +389,8 @@ TEST_P(Prune, NanScoresAreRefused) {
   Arrays arrays(backend(), {tensor}, true);
   MemorySource source(backend(), arrays.memory());
   EXPECT_SAYS(error_of(source, config, ErrorKind::bad_input), "row 1 of 'w'", "NaN");
+  config.pattern = "block:1x2";
+  EXPECT_SAYS(error_of(source, config, ErrorKind::bad_input), "row 1, column 0 of 'w'", "NaN");
 }
 
 COPPICE_FOR_ALL_DEVICES(Prune);
