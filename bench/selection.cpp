@@ -67,7 +67,7 @@ int main(int argc, char** argv) {
   app.add_option("--sparsity", config.sparsity, "share to cut");
   app.add_option("--criterion", config.criterion, "score");
   app.add_option("--percentile", config.percentile, "cut below this percentile instead");
-  app.add_option("--pattern", config.pattern, "element, row or column");
+  app.add_option("--pattern", config.pattern, "element, row, column, block:RxC or N:M");
   app.add_option("--scope", config.scope, "global, tensor or gate");
   app.add_option("--min-density", config.min_density, "share of every tensor that stays");
   app.add_option("--zeros", zeros, "share of the gradients that are exactly zero");

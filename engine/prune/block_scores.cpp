@@ -24,15 +24,14 @@ int64_t divided_up(int64_t length, int64_t side) {
 /// units of `width` elements in a row; those whose bit is 0 are left out.
 void add_scores(Reduce reduce, const double* scores, int64_t count, const ScoreBlock& block, int64_t first,
                 int64_t width, int64_t in_unit, UnitScore* unit) {
-  const auto fold_all = [&](auto fold) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (is_kept(block, first + i)) {
-        fold(*unit, scores[i]);
-        ++unit->kept;
-      }
-      if (++in_unit == width) {
-        in_unit = 0;
-        ++unit;
+  const bool all = block.kept == nullptr;
+  const auto fold_all = [=](auto fold) {
+    UnitScore* u = unit;
+    for (int64_t i = 0, stop = width - in_unit; i < count; stop += width, ++u) {
+      for (const int64_t end = std::min(count, stop); i < end; ++i) {
+        if (!all && !is_kept(block, first + i)) continue;
+        fold(*u, scores[i]);
+        ++u->kept;
       }
     }
   };

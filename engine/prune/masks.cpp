@@ -5,7 +5,6 @@
 #include "engine/prune/host_scores.hpp"
 #include "engine/prune/n_of_m.hpp"
 #include "engine/prune/select.hpp"
-#include "kernels/error.hpp"
 
 namespace coppice {
 namespace {
@@ -20,21 +19,42 @@ void for_gates(const SourceTensor& tensor, int64_t begin, int64_t end, Visit vis
   }
 }
 
-/// Patterns whose groups lie close together: a stretch of whole groups is selected and, while it lies in the
-/// cache, written.
+int64_t end_of_stretch(const Plan& plan, const PlanPart& part, int64_t begin) {
+  return plan.pattern == Pattern::n_of_m ? end_of_groups(plan, part, begin)
+                                         : end_of_blocks(plan, part, begin);
+}
+
+/// The bits of the elements [begin, end) of the tensor, whole groups, a stretch that fits a cache at a time.
+KeptBits select_between(ParameterSource& source, const Plan& plan, const PlanPart& part, const PartCut& cut,
+                        int64_t begin, int64_t end) {
+  KeptBits bits;
+  bits.words.assign(static_cast<size_t>((begin % 64 + end - begin + 63) / 64), 0);
+  for (int64_t at = begin; at < end;) {
+    const int64_t stop = end_of_stretch(plan, part, at);
+    const KeptBits here =
+        plan.pattern == Pattern::n_of_m ? select_groups(source, plan, part, at, stop, nullptr)
+        : cut.blocks != nullptr         ? keep_blocks(*cut.blocks, plan, part, cut.part, at, stop, cut.place)
+                                        : keep_blocks(plan, part, at, stop, cut.kept_units);
+    for (size_t i = 0; i < here.words.size(); ++i) {
+      bits.words[static_cast<size_t>(at / 64 - begin / 64) + i] |= here.words[i];
+    }
+    bits.cut_units += here.cut_units;
+    at = stop;
+  }
+  return bits;
+}
+
+/// Patterns whose groups lie close together: a stretch is selected and, while it lies in the cache, written.
 PartWritten write_stretches(ParameterSource& source, const Plan& plan, const PlanPart& part,
                             const PartCut& cut, std::vector<uint64_t>& cut_by_gate) {
-  const SourceTensor& tensor = source.tensors()[part.tensor];
   PartWritten written;
-  for (int64_t begin = part.begin; begin < part.begin + part.count;) {
-    const bool groups = plan.pattern == Pattern::n_of_m;
-    const int64_t end = groups ? end_of_groups(plan, part, begin) : end_of_blocks(plan, part, begin);
-    const KeptBits kept = groups ? select_groups(source, plan, part, begin, end, nullptr)
-                          : cut.blocks != nullptr
-                              ? keep_blocks(*cut.blocks, plan, part, cut.part, begin, end, cut.place)
-                              : keep_blocks(plan, part, begin, end, cut.kept_units);
+  const int64_t part_end = part.begin + part.count;
+  for (int64_t begin = part.begin; begin < part_end;) {
+    // A stream that would have to start over is read to its end first.
+    const int64_t end = source.random_access() ? end_of_stretch(plan, part, begin) : part_end;
+    const KeptBits kept = select_between(source, plan, part, cut, begin, end);
     written.units += kept.cut_units;
-    for_gates(tensor, begin, end, [&](size_t gate, int64_t from, int64_t to) {
+    for_gates(source.tensors()[part.tensor], begin, end, [&](size_t gate, int64_t from, int64_t to) {
       uint64_t here = 0;
       source.read(part.tensor, from, to - from, Statistic::none, true, [&](const ParameterSource::Run& run) {
         here += apply_bits(source.backend(), block_of(plan, source.tensors(), part.tensor, run),

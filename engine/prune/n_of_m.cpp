@@ -13,22 +13,51 @@ namespace {
 
 /// Elements that are selected together: their keys fit the last cache, and a region of threads pays.
 constexpr int64_t kTogether = int64_t{1} << 18;
+constexpr int64_t kTask = int64_t{1} << 13;
 
-/// Sets the keys of those that go to 0, of one group.
-template <class Key>
-uint64_t cut_group(Key* keys, int64_t count, int64_t kept, std::vector<Key>& scratch) {
-  const int64_t already = std::count(keys, keys + count, Key{0});
-  const int64_t target = std::max(count - kept, already);
-  if (target == already) return static_cast<uint64_t>(target);
-  scratch.assign(keys, keys + count);
-  const auto last = scratch.begin() + (target - 1);
-  std::nth_element(scratch.begin(), last, scratch.end());
-  const Key threshold = *last;
-  int64_t ties = target - std::count_if(keys, keys + count, [=](Key key) { return key < threshold; });
-  for (int64_t i = 0; i < count; ++i) {
-    if (keys[i] < threshold || (keys[i] == threshold && ties-- > 0)) keys[i] = 0;
+/// Sets the keys of those that go to 0, of a group of few; what is cut already is 0 and goes first. By ranks,
+/// without a branch. Returns how many are 0 then.
+template <int64_t kCount, class Key>
+int64_t cut_few(Key* keys, int64_t kept) {
+  int64_t rank[kCount] = {};
+  for (int64_t i = 0; i < kCount; ++i) {
+    for (int64_t j = 0; j < kCount; ++j)
+      rank[i] += keys[j] < keys[i] || (j < i && keys[j] == keys[i]) ? 1 : 0;
   }
-  return static_cast<uint64_t>(target);
+  int64_t cut = 0;
+  for (int64_t i = 0; i < kCount; ++i) {
+    keys[i] = rank[i] < kCount - kept ? 0 : keys[i];
+    cut += keys[i] == 0 ? 1 : 0;
+  }
+  return cut;
+}
+
+/// The same of any group.
+template <class Key>
+int64_t cut_group(Key* keys, int64_t count, int64_t kept, std::vector<Key>& best) {
+  if (count == 4) return cut_few<4>(keys, kept);
+  if (count == 8) return cut_few<8>(keys, kept);
+  if (kept <= 16) {
+    // The kept ones seen so far, ascending: few reach them.
+    best.assign(static_cast<size_t>(kept), 0);
+    for (int64_t i = 0; i < count; ++i) {
+      if (keys[i] < best[0]) continue;
+      size_t at = 0;
+      for (; at + 1 < best.size() && best[at + 1] <= keys[i]; ++at) best[at] = best[at + 1];
+      best[at] = keys[i];
+    }
+  } else {
+    best.assign(keys, keys + count);
+    std::nth_element(best.begin(), best.begin() + (count - kept), best.end());
+    best.erase(best.begin(), best.begin() + (count - kept));
+  }
+  const Key threshold = best[0];
+  int64_t ties = std::count(best.begin(), best.end(), threshold), cut = 0;
+  for (int64_t i = count; i-- > 0;) {
+    if (keys[i] < threshold || (keys[i] == threshold && ties-- <= 0)) keys[i] = 0;
+    cut += keys[i] == 0 ? 1 : 0;
+  }
+  return cut;
 }
 
 /// Keys of the elements [begin, end) of the tensor, 0 for those that are cut already.
@@ -67,21 +96,25 @@ KeptBits select(ParameterSource& source, const Plan& plan, const PlanPart& part,
   using Key = std::conditional_t<std::is_same_v<T, double>, uint64_t, uint32_t>;
   std::vector<Key> keys = keys_between<T, Key>(source, plan, part, begin, end, cost);
   const int threads = threads_of(source.backend());
-  // Whole rows, or a piece of one.
+  // Whole rows, or a piece of one, in tasks of many groups.
   const int64_t count = end - begin, length = std::min(part.cols, count);
-  const int64_t groups = (length + plan.of - 1) / plan.of, all = count / length * groups;
-  uint64_t cut = 0;
+  const int64_t task_length = std::max(kTask / plan.of, int64_t{1}) * plan.of;
+  const int64_t row_tasks = (length + task_length - 1) / task_length, tasks = count / length * row_tasks;
+  int64_t cut = 0;
 #pragma omp parallel num_threads(threads) if (count > 50'000)
   {
-    std::vector<Key> scratch;
+    std::vector<Key> best;
 #pragma omp for reduction(+ : cut)
-    for (int64_t g = 0; g < all; ++g) {
-      const int64_t in_row = g % groups * plan.of, size = std::min(plan.of, length - in_row);
-      cut += cut_group(keys.data() + g / groups * length + in_row, size, kept_of_group(plan, size), scratch);
+    for (int64_t task = 0; task < tasks; ++task) {
+      Key* const row = keys.data() + task / row_tasks * length;
+      const int64_t from = task % row_tasks * task_length, to = std::min(length, from + task_length);
+      int64_t at = from;
+      for (; at + plan.of <= to; at += plan.of) cut += cut_group(row + at, plan.of, plan.keep, best);
+      if (at < to) cut += cut_group(row + at, to - at, kept_of_group(plan, to - at), best);
     }
   }
   KeptBits bits;
-  bits.cut_units = cut;
+  bits.cut_units = static_cast<uint64_t>(cut);
   const int64_t lead = begin % 64, words = (lead + count + 63) / 64;
   bits.words.resize(static_cast<size_t>(words));
 #pragma omp parallel for num_threads(threads) if (count > 50'000)

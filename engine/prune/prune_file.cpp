@@ -144,6 +144,19 @@ class FileOutput final : public CutOutput {
   std::vector<size_t> masks_of_;
 };
 
+/// A diagonal is kept by its score, infinity, which outweighs its group's others where there is a group.
+void check_keep_diagonal(const PruneFiles& files, const PruneConfig& config, Criterion criterion) {
+  if (files.keep_diagonal.empty() || files.masks_only) return;
+  const Pattern pattern = parse_pattern(config.pattern).kind;
+  const bool single = pattern == Pattern::element || pattern == Pattern::n_of_m;
+  const bool block = pattern == Pattern::block && config.reduce != "product";
+  if (criterion != Criterion::random && (single || block)) return;
+  bad_input(
+      "--keep-diagonal keeps weights by their scores: it can't be had with pattern '{}', reduction '{}' and "
+      "criterion '{}'",
+      config.pattern, config.reduce, config.criterion);
+}
+
 /// What masks alone leave.
 PruneOutcome masked_outcome(FileSource& source) {
   PruneOutcome outcome;
@@ -184,10 +197,7 @@ Criterion check_criterion(const ScoreFiles& scores, const PruneFiles& files, Pru
     bad_input("prune.criterion \"{}\" scores by gradients; expected a file of them, found none",
               config.criterion);
   }
-  if (!files.keep_diagonal.empty() && (criterion == Criterion::random || config.pattern != "element")) {
-    bad_input("--keep-diagonal keeps single weights: it can't be had with pattern '{}' and criterion '{}'",
-              config.pattern, config.criterion);
-  }
+  check_keep_diagonal(files, config, criterion);
   return criterion;
 }
 

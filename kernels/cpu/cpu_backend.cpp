@@ -80,7 +80,8 @@ CpuBackend::CpuBackend(const BackendOptions& options)
 DeviceInfo CpuBackend::info() const {
   DeviceInfo info;
   info.device = device();
-  info.name = processor_name();
+  static const std::string name = processor_name();  // a file of the kernel's, slow to read
+  info.name = name;
   info.detail = to_string(context_.isa);
   info.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
   info.threads = context_.threads;

@@ -13,6 +13,7 @@
 #include <random>
 
 #include "bench/synthetic_checkpoint.hpp"
+#include "engine/config/pattern.hpp"
 #include "engine/files/array_file.hpp"
 #include "engine/files/number_formats.hpp"
 #include "engine/files/safetensors.hpp"
@@ -205,10 +206,13 @@ TEST(PruneFile, AnyWayItRunsAsAFullSort) {
     double percentile;
   };
   const Case cases[] = {
-      {"magnitude", "global", "element", 0.0, -1.0}, {"taylor", "tensor", "element", 0.0, -1.0},
-      {"fisher", "row", "element", 0.0, -1.0},       {"taylor-absolute", "row", "element", 0.1, 70.0},
-      {"magnitude", "global", "row", 0.0, -1.0},     {"gradient", "tensor", "column", 0.05, -1.0},
-      {"magnitude", "global", "element", 0.3, 80.0}, {"random", "global", "element", 0.0, -1.0}};
+      {"magnitude", "global", "element", 0.0, -1.0},   {"taylor", "tensor", "element", 0.0, -1.0},
+      {"fisher", "row", "element", 0.0, -1.0},         {"taylor-absolute", "row", "element", 0.1, 70.0},
+      {"magnitude", "global", "row", 0.0, -1.0},       {"gradient", "tensor", "column", 0.05, -1.0},
+      {"magnitude", "global", "element", 0.3, 80.0},   {"random", "global", "element", 0.0, -1.0},
+      {"taylor", "global", "block:4x4", 0.0, -1.0},    {"fisher", "tensor", "block:16x1", 0.1, -1.0},
+      {"magnitude", "global", "block:3x5", 0.1, 70.0}, {"taylor", "row", "2:4", 0.0, -1.0},
+      {"magnitude", "global", "6:64", 0.0, -1.0}};
   int turn = 0;
   for (const Case& c : cases) {
     PruneConfig config;
@@ -217,7 +221,8 @@ TEST(PruneFile, AnyWayItRunsAsAFullSort) {
     config.pattern = c.pattern;
     config.min_density = c.min_density;
     config.percentile = c.percentile;
-    config.sparsity = 0.6;
+    const PatternText pattern = parse_pattern(c.pattern);
+    config.sparsity = pattern.kind == Pattern::n_of_m ? pattern.implied_sparsity() : 0.6;
     const Expected expected = expected_masks(model.tensors(true), config, 5);
     ASSERT_FALSE(expected.infeasible);
     for (int64_t memory : {int64_t{0}, int64_t{4} << 20}) {
@@ -277,7 +282,11 @@ TEST(PruneFile, StagedBlocksGiveTheSameBits) {
       put(masks[tensor], static_cast<size_t>(begin), bytes, static_cast<size_t>(count));
     }
   };
-  for (const char* scope : {"global", "row"}) {
+  struct Way {
+    const char *scope, *pattern;
+  };
+  for (const Way& way :
+       {Way{"global", "element"}, Way{"row", "element"}, Way{"global", "block:3x2"}, Way{"row", "2:4"}}) {
     Bits bits[2];
     for (const bool staged : {false, true}) {
       std::vector<FileTensorOptions> options(weights->tensors().size());
@@ -290,11 +299,13 @@ TEST(PruneFile, StagedBlocksGiveTheSameBits) {
       source.set_output(&bits[staged]);
       PruneConfig config;
       config.criterion = "taylor";
-      config.scope = scope;
+      config.scope = way.scope;
+      config.pattern = way.pattern;
+      config.sparsity = 0.5;
       prune(source, config, 1);
     }
-    EXPECT_TRUE(bits[0].weights == bits[1].weights) << scope;
-    EXPECT_TRUE(bits[0].masks == bits[1].masks) << scope;
+    EXPECT_TRUE(bits[0].weights == bits[1].weights) << way.scope << " " << way.pattern;
+    EXPECT_TRUE(bits[0].masks == bits[1].masks) << way.scope << " " << way.pattern;
   }
 }
 
@@ -409,15 +420,18 @@ TEST(PruneFile, EarlierMasksStayAndCountTowardsTheCut) {
   EXPECT_EQ(alone.outcome.passes, 1u);
   // And further.
   files.masks_only = false;
-  for (const char* scope : {"global", "row"}) {
+  const std::pair<const char*, const char*> ways[] = {
+      {"global", "element"}, {"row", "element"}, {"global", "block:2x3"}, {"global", "1:4"}};
+  for (const auto& [scope, pattern] : ways) {
     config.criterion = "magnitude";
     config.scope = scope;
-    config.sparsity = 0.7;
+    config.pattern = pattern;
+    config.sparsity = std::string_view(pattern) == "1:4" ? 0.75 : 0.7;
     std::vector<PrunableTensor> tensors = model.tensors();
     for (size_t t = 0; t < tensors.size(); ++t) {
       if (tensors[t].prunable) tensors[t].kept = first.kept[t];
     }
-    const std::string out = scratch.path(fmt::format("{}.safetensors", scope));
+    const std::string out = scratch.path(fmt::format("{}-{}.safetensors", scope, pattern));
     prune_file(scratch.path("w.safetensors"), files, config, 9, out, *backend, Existing::refuse);
     expect_output(model, SafetensorsFile(out), SafetensorsFile(out + ".masks.safetensors"),
                   expected_masks(tensors, config, 9));
@@ -494,7 +508,30 @@ TEST(PruneFile, DiagonalsAreKept) {
       EXPECT_EQ(report.outcome.groups[0].cut, 855u);
     }
   }
+  // A group that holds a weight of the diagonal keeps it: n:m by its score, a block as a whole.
   config.scope = "global";
+  config.sparsity = 0.5;
+  for (const char* pattern : {"2:4", "1:2", "block:2x2", "block:1x4"}) {
+    config.pattern = pattern;
+    const std::string out = scratch.path(fmt::format("{}.safetensors", pattern));
+    prune_file(scratch.path("w.safetensors"), files, config, 1, out, *backend, Existing::refuse);
+    const std::vector<double> before = SafetensorsFile(scratch.path("w.safetensors")).read_f64("u");
+    const std::vector<double> after = SafetensorsFile(out).read_f64("u");
+    for (size_t row = 0; row < 120; ++row) {
+      const size_t i = row * 30 + row % 30;
+      EXPECT_EQ(std::bit_cast<uint64_t>(after[i]), std::bit_cast<uint64_t>(before[i]))
+          << pattern << " " << row;
+    }
+  }
+  for (const char* pattern : {"row", "column", "block:2x2"}) {
+    config.pattern = pattern;
+    config.reduce = "product";
+    EXPECT_ERROR(prune_file(scratch.path("w.safetensors"), files, config, 1, scratch.path("no.safetensors"),
+                            *backend, Existing::refuse),
+                 bad_input, "--keep-diagonal", pattern);
+  }
+  config.pattern = "element";
+  config.reduce = "sum";
   config.sparsity = 0.99;
   EXPECT_ERROR(prune_file(scratch.path("w.safetensors"), files, config, 1, scratch.path("no.safetensors"),
                           *backend, Existing::refuse),

@@ -155,6 +155,12 @@ TEST(RecipeErrors, KeysThatContradictEachOther) {
   EXPECT_THAT(message_of(kText + "[model]\nembedding = 0\n"), HasSubstr("embedding"));
   EXPECT_THAT(message_of(kText + "valid_fraction = 0.5\ntest_fraction = 0.5\n"), HasSubstr("less than 1"));
   EXPECT_THAT(message_of(kText + "[prune]\nreduce = \"product\"\n"), HasSubstr("pattern"));
+  EXPECT_THAT(message_of(kText + "[prune]\npattern = \"2:4\"\nsparsity = 0.9\n"),
+              AllOf(HasSubstr("2:4"), HasSubstr("0.5"), HasSubstr("0.9")));
+  EXPECT_THAT(message_of(kText + "[prune]\npattern = \"2:4\"\nschedule = \"iterative\"\n"),
+              AllOf(HasSubstr("2:4"), HasSubstr("iterative")));
+  EXPECT_THAT(message_of(kText + "[prune]\npattern = \"block:4\"\n"), HasSubstr("block:16x1"));
+  EXPECT_EQ(parse_recipe(kText + "[prune]\npattern = \"6:64\"\n", "r.toml").prune.sparsity, 0.90625);
   EXPECT_THAT(message_of(kText + "[prune]\nschedule = \"gradual\"\nbegin_step = 5\nend_step = 5\n"),
               HasSubstr("end_step"));
 }

@@ -106,6 +106,40 @@ TEST_F(Stream, SmallGroupsStayUnderTheCap) {
   expect_peak(8 * kMiB);
 }
 
+/// Blocks and n of m hold nothing for each of their millions of groups.
+TEST_F(Stream, PatternsStayUnderTheCap) {
+  bench::CheckpointOptions options;
+  options.family = "llama-8b";
+  options.width = kSanitized ? 0.03 : 0.2;
+  options.layers = 4;
+  options.shards = 3;
+  bench::write_checkpoint(options, folder / "model");
+  for (const char* pattern : {"block:4x1", "2:4"}) {
+    const Json report =
+        Json::parse(works({"prune", "model", "--criterion", "magnitude", "--sparsity", "0.5", "--pattern",
+                           pattern, "--memory", "8MiB", "-o", pattern, "--json", "--quiet"}));
+    expect_peak(8 * kMiB);
+    EXPECT_EQ(report.at("pattern"), pattern);
+    EXPECT_EQ(report.at("bracket_misses"), 0);
+    const Json& group = report.at("groups").at(0);
+    EXPECT_EQ(group.at("cut").get<double>(), std::nearbyint(0.5 * group.at("units").get<double>()));
+    works({"prune", "model", "--criterion", "magnitude", "--sparsity", "0.5", "--pattern", pattern,
+           "--threads", "1", "-o", "again", "--quiet"});
+    for (const auto& entry : fs::directory_iterator(folder / "again")) {
+      const std::string name = entry.path().filename().string();
+      if (name == "report.json") continue;
+      EXPECT_TRUE(read_text(folder / pattern / name) == read_text(folder / "again" / name)) << name;
+    }
+    fs::remove_all(folder / "again");
+  }
+  EXPECT_THAT(fails({"prune", "model", "--criterion", "magnitude", "--sparsity", "0.6", "--pattern", "2:4",
+                     "--dry-run"}),
+              AllOf(HasSubstr("2:4"), HasSubstr("0.5"), HasSubstr("0.6")));
+  EXPECT_THAT(fails({"prune", "model", "--criterion", "magnitude", "--sparsity", "0.5", "--pattern",
+                     "block:4x1", "--reduce", "product", "--memory", "8MiB", "--dry-run"}),
+              AllOf(HasSubstr("product"), HasSubstr("--memory")));
+}
+
 /// The same bits for any memory and any number of threads; the sparse encoding of shards and back.
 TEST_F(Stream, TheSameFilesHoweverTheyStream) {
   bench::CheckpointOptions options;

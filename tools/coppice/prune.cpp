@@ -4,6 +4,7 @@
 #include <charconv>
 #include <map>
 
+#include "engine/config/pattern.hpp"
 #include "engine/config/schema.hpp"
 #include "engine/report/json.hpp"
 #include "engine/report/table.hpp"
@@ -161,10 +162,15 @@ void add_prune(CLI::App& program) {
             options->scope = true;
             options->prune.push_back("prune.scope=" + value);
           },
-          "What competes for one threshold: global, tensor, gate or row (wanda's default)")
+          "What competes for one threshold: global, tensor, gate or row (wanda's default for weights and "
+          "N:M)")
       ->type_name("NAME");
-  key("--pattern", "pattern", "What is cut as one unit: element, row or column", "NAME");
-  key("--reduce", "reduce", "Rows, columns: sum, mean, max, l2 or product of element scores", "NAME");
+  key("--pattern", "pattern",
+      "What is cut as one unit: element, row, column, block:RxC; or N:M, which keeps N of every M weights of "
+      "a "
+      "row",
+      "NAME");
+  key("--reduce", "reduce", "Rows, columns, blocks: sum, mean, max, l2 or product of element scores", "NAME");
   key("--min-density", "min_density", "Share of every tensor or gate that is never cut", "D");
   const auto patterns = [&](const std::string& option, std::string doc) {
     auto values = std::make_shared<std::vector<std::string>>();
@@ -208,7 +214,9 @@ void add_prune(CLI::App& program) {
     }
     if (options->wanda) {
       recipe.prune.criterion = kWanda;
-      if (!options->scope) recipe.prune.scope = "row";
+      const Pattern pattern = parse_pattern(recipe.prune.pattern).kind;
+      const bool in_rows = pattern == Pattern::element || pattern == Pattern::n_of_m;
+      if (!options->scope && in_rows) recipe.prune.scope = "row";
     }
     const PruneReport report =
         prune_model(options->weights, options->files(), recipe.prune, recipe.seed, options->output,
