@@ -134,6 +134,12 @@ std::pair<BatchSource*, std::string> held_out(DataSet& data) {
   return {data.train.get(), "train"};
 }
 
+/// Who reads the last recurrent layer of a model of ours.
+PruneConfig with_decoder(PruneConfig config) {
+  if (config.pattern == "unit" && config.unit_readers.empty()) config.unit_readers = {"decoder\\.weight"};
+  return config;
+}
+
 bool is_gradual(const Recipe& recipe) {
   return recipe.prune.schedule == "gradual";
 }
@@ -315,6 +321,7 @@ void Run::open() {
     check_same_shape(read_model(checkpoint_.source).shape, data_.shape, checkpoint_.source);
   }
 
+  recipe_.prune = with_decoder(std::move(recipe_.prune));
   RunReport& r = report();
   r.task = data_.shape.task == Task::classification ? "classification" : "language_model";
   r.metric = metric_of(data_.shape);
@@ -742,7 +749,7 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   return report;
 }
 
-PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneConfig& config, uint64_t seed,
+PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneConfig& wanted, uint64_t seed,
                         const fs::path& output, const std::string& device, int64_t threads,
                         const RunOptions& options) {
   const Existing existing = options.force ? Existing::replace : Existing::refuse;
@@ -751,17 +758,20 @@ PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneCo
   if (options.stop != nullptr) files.stop = options.stop;
   const auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
   if (!is_model_folder(weights)) {
-    return prune_file(weights, files, config, seed, output, *backend, existing);
+    return prune_file(weights, files, wanted, seed, output, *backend, existing);
   }
   read_model(weights);
+  const PruneConfig config = with_decoder(wanted);
   const fs::path own_masks = weights / "masks.safetensors", inside = weights / "weights.safetensors";
-  if (files.masks.empty() && fs::exists(own_masks)) files.masks = own_masks;
+  // Where units are removed what they cut is zero, and no weight's.
+  if (files.masks.empty() && fs::exists(own_masks) && !files.remove_units) files.masks = own_masks;
   if (files.dry_run) return prune_file(inside, files, config, seed, output, *backend, existing);
   AtomicFolder folder(output.string(), existing);
   PruneReport report = prune_into_folder(inside, files, config, seed, folder.building(),
                                          "weights.safetensors", output.string(), *backend);
   write_file((fs::path(folder.building()) / "model.json").string(),
-             read_file((weights / "model.json").string()));
+             report.hidden < 0 ? read_file((weights / "model.json").string())
+                               : description_with_hidden(weights, report.hidden));
   folder.commit();
   return report;
 }

@@ -36,6 +36,7 @@ PatternText parse_pattern(const std::string& text) {
   if (text == "element") return {Pattern::element};
   if (text == "row") return {Pattern::row};
   if (text == "column") return {Pattern::column};
+  if (text == "unit") return {Pattern::unit};
   if (text.starts_with("block:")) {
     const auto [rows, cols] = numbers(std::string_view(text).substr(6), 'x');
     const auto fits = [](std::optional<int64_t> side) { return side && *side >= 1 && *side <= kMostOfBlock; };

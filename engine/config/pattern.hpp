@@ -7,9 +7,10 @@
 namespace coppice {
 
 /// What is cut as one unit.
-enum class Pattern : uint8_t { element, row, column, block, n_of_m };
+enum class Pattern : uint8_t { element, row, column, block, n_of_m, unit };
 
-/// A pattern as recipes write it: "element", "row", "column", "block:16x1", "2:4".
+/// A pattern as recipes write it: "element", "row", "column", "block:16x1", "2:4",
+/// "unit".
 struct PatternText {
   Pattern kind = Pattern::element;
   int64_t rows = 1, cols = 1;   // block
@@ -19,7 +20,7 @@ struct PatternText {
   double implied_sparsity() const { return 1.0 - static_cast<double>(keep) / static_cast<double>(group); }
 };
 
-inline constexpr std::string_view kPatterns = "element, row, column, block:RxC or N:M";
+inline constexpr std::string_view kPatterns = "element, row, column, block:RxC, N:M or unit";
 
 /// Throws Error(bad_input) that names prune.pattern, what was expected and what was found.
 PatternText parse_pattern(const std::string& text);

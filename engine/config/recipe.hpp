@@ -71,10 +71,11 @@ struct TrainConfig {
 struct PruneConfig {
   std::string criterion = "magnitude";  // kernels/criteria.hpp
   std::string pattern = "element";      // config/pattern.hpp
-  std::string reduce = "sum";    // row, column, block: sum | mean | max | l2 | product of element scores
-  std::string scope = "global";  // global | tensor | gate | row
-  double sparsity = 0.9;         // exactly round-half-even(sparsity · n) units are cut
-  double percentile = -1.0;      // >= 0: cut where score < percentile instead
+  std::string reduce = "sum";  // row, column, block: sum | mean | max | l2 | product of element scores
+  std::vector<std::string> unit_readers;  // pattern unit: RE2 of what reads the last recurrent layer
+  std::string scope = "global";           // global | tensor | gate | row
+  double sparsity = 0.9;                  // exactly round-half-even(sparsity · n) units are cut
+  double percentile = -1.0;               // >= 0: cut where score < percentile instead
   std::vector<std::string>
       include;  // RE2 on tensor names, full match; empty: what the model says is prunable
   std::vector<std::string> exclude;

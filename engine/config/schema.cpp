@@ -172,12 +172,15 @@ std::vector<RecipeKey> make_keys() {
       {"prune", "criterion", COPPICE_AT(prune.criterion), "the score; the lowest are cut",
        one_of(criterion_names())},
       {"prune", "pattern", COPPICE_AT(prune.pattern),
-       "what is cut as one unit: element, row, column, block:RxC; or N:M, which keeps N of every M weights "
-       "of a row",
+       "what is cut as one unit: element, row, column, block:RxC, unit (a hidden unit); or N:M, which keeps "
+       "N "
+       "of every M weights of a row",
        any()},
       {"prune", "reduce", COPPICE_AT(prune.reduce),
-       "row, column, block: how element scores become the unit's",
+       "row, column, block, unit: how element scores become the unit's",
        one_of({"sum", "mean", "max", "l2", "product"})},
+      {"prune", "unit_readers", COPPICE_AT(prune.unit_readers),
+       "unit: patterns of the tensors that read the last recurrent layer; empty: the model's decoder", any()},
       {"prune", "scope", COPPICE_AT(prune.scope), "units that compete for one threshold",
        one_of({"global", "tensor", "gate", "row"})},
       {"prune", "sparsity", COPPICE_AT(prune.sparsity),
@@ -641,8 +644,8 @@ void check_recipe(const Recipe& recipe) {
   const bool n_of_m = pattern.kind == Pattern::n_of_m;
   if ((pattern.kind == Pattern::element || n_of_m) && prune.reduce != "sum") {
     bad_input(
-        "prune.reduce is \"{}\" but prune.pattern is \"{}\"; a reduction needs \"row\", \"column\" or "
-        "\"block:RxC\"",
+        "prune.reduce is \"{}\" but prune.pattern is \"{}\"; a reduction needs \"row\", \"column\", "
+        "\"block:RxC\" or \"unit\"",
         prune.reduce, prune.pattern);
   }
   check_implied_sparsity(pattern, prune.pattern, prune.sparsity);

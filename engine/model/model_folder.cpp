@@ -226,6 +226,14 @@ ModelDescription read_model(const fs::path& folder) {
   return result;
 }
 
+std::string description_with_hidden(const fs::path& folder, int64_t hidden) {
+  const std::string path = (folder / kDescription).string();
+  read_model(folder);
+  Json json = Json::parse(read_file(path));
+  json["architecture"]["hidden"] = hidden;
+  return json.dump(1) + "\n";
+}
+
 std::unique_ptr<Network> load_model(Backend& backend, const fs::path& folder) {
   const ModelDescription description = read_model(folder);
   auto network = std::make_unique<Network>(backend, description.model, description.shape);

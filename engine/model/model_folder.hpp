@@ -45,6 +45,9 @@ bool is_model_folder(const std::filesystem::path& path);
 /// Reads and checks model.json.
 ModelDescription read_model(const std::filesystem::path& folder);
 
+/// The text of a folder's model.json, but for the width of its recurrent layers.
+std::string description_with_hidden(const std::filesystem::path& folder, int64_t hidden);
+
 /// The model of a folder, its weights loaded.
 std::unique_ptr<Network> load_model(Backend& backend, const std::filesystem::path& folder);
 

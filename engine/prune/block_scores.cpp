@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "engine/prune/host_scores.hpp"
 #include "kernels/error.hpp"
@@ -25,26 +26,24 @@ int64_t divided_up(int64_t length, int64_t side) {
 void add_scores(Reduce reduce, const double* scores, int64_t count, const ScoreBlock& block, int64_t first,
                 int64_t width, int64_t in_unit, UnitScore* unit) {
   const bool all = block.kept == nullptr;
-  const auto fold_all = [=](auto fold) {
+  const auto fold = [=](auto how) {
     UnitScore* u = unit;
     for (int64_t i = 0, stop = width - in_unit; i < count; stop += width, ++u) {
       for (const int64_t end = std::min(count, stop); i < end; ++i) {
-        if (!all && !is_kept(block, first + i)) continue;
-        fold(*u, scores[i]);
-        ++u->kept;
+        if (all || is_kept(block, first + i)) add_to_unit(how(), *u, scores[i]);
       }
     }
   };
   switch (reduce) {
     case Reduce::sum:
     case Reduce::mean:
-      return fold_all([](UnitScore& u, double score) { u.mantissa += score; });
+      return fold(std::integral_constant<Reduce, Reduce::sum>());
     case Reduce::max:
-      return fold_all([](UnitScore& u, double score) { u.mantissa = std::max(u.mantissa, score); });
+      return fold(std::integral_constant<Reduce, Reduce::max>());
     case Reduce::l2:
-      return fold_all([](UnitScore& u, double score) { u.mantissa += score * score; });
+      return fold(std::integral_constant<Reduce, Reduce::l2>());
     case Reduce::product:
-      return fold_all([](UnitScore& u, double score) { multiply(u, score); });
+      return fold(std::integral_constant<Reduce, Reduce::product>());
   }
 }
 

@@ -540,9 +540,11 @@ void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic s
 }
 
 void FileSource::enter_stage(bool writing) {
-  int64_t weights = writing ? 0 : selected_;
-  for (size_t t = 0; writing && t < infos_.size(); ++t) weights += infos_[t].size();
-  progress_->enter(writing ? "cut" : "select", weights);
+  // Patterns select some blocks again just before these are cut.
+  cutting_ = cutting_ || writing;
+  int64_t weights = cutting_ ? 0 : selected_;
+  for (size_t t = 0; cutting_ && t < infos_.size(); ++t) weights += infos_[t].size();
+  progress_->enter(cutting_ ? "cut" : "select", weights);
 }
 
 void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic statistic, bool writing,

@@ -133,6 +133,7 @@ class FileSource final : public ParameterSource {
   CutOutput* output_ = nullptr;
   std::unique_ptr<ReadingProgress> progress_ = std::make_unique<ReadingProgress>();
   int64_t selected_ = 0;
+  bool cutting_ = false;
   bool cutting_memory_ = false;
   int64_t block_bytes_ = 0;
   int64_t scratch_ = 0;

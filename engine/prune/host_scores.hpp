@@ -67,6 +67,25 @@ int64_t score_elements(const Scoring& scoring, const ScoreBlock& block, int64_t 
   return nan;
 }
 
+/// Adds one element's score to its unit's.
+inline void add_to_unit(Reduce reduce, UnitScore& unit, double score) {
+  ++unit.kept;
+  switch (reduce) {
+    case Reduce::sum:
+    case Reduce::mean:
+      unit.mantissa += score;
+      return;
+    case Reduce::max:
+      unit.mantissa = std::max(unit.mantissa, score);
+      return;
+    case Reduce::l2:
+      unit.mantissa += score * score;
+      return;
+    case Reduce::product:
+      multiply(unit, score);
+  }
+}
+
 /// As SelectionOps::apply, cutting what `kept` says, bits on the host placed as the block's own, and what is
 /// cut already.
 uint64_t apply_bits(Backend& backend, const ScoreBlock& block, const uint64_t* kept, void* output,

@@ -9,16 +9,6 @@
 namespace coppice {
 namespace {
 
-/// Calls visit(gate, begin, end) for the pieces of [begin, end) that lie in one gate each.
-template <class Visit>
-void for_gates(const SourceTensor& tensor, int64_t begin, int64_t end, Visit visit) {
-  const int64_t gate_size = tensor.size() / tensor.gates;
-  for (int64_t gate = 0; gate < tensor.gates; ++gate) {
-    const int64_t from = std::max(begin, gate * gate_size), to = std::min(end, (gate + 1) * gate_size);
-    if (from < to) visit(static_cast<size_t>(gate), from, to);
-  }
-}
-
 int64_t end_of_stretch(const Plan& plan, const PlanPart& part, int64_t begin) {
   return plan.pattern == Pattern::n_of_m ? end_of_groups(plan, part, begin)
                                          : end_of_blocks(plan, part, begin);

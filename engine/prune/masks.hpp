@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -10,6 +11,16 @@
 #include "kernels/selection.hpp"
 
 namespace coppice {
+
+/// Calls visit(gate, begin, end) for the pieces of [begin, end) that lie in one gate each.
+template <class Visit>
+void for_gates(const SourceTensor& tensor, int64_t begin, int64_t end, Visit visit) {
+  const int64_t gate_size = tensor.size() / tensor.gates;
+  for (int64_t gate = 0; gate < tensor.gates; ++gate) {
+    const int64_t from = std::max(begin, gate * gate_size), to = std::min(end, (gate + 1) * gate_size);
+    if (from < to) visit(static_cast<size_t>(gate), from, to);
+  }
+}
 
 /// Where one part of a group is cut: at a place in the total order of elements or blocks, at a place of its
 /// own in every row, by unit, or (n:m) as each group says.

@@ -79,6 +79,8 @@ uint64_t units_of(const Plan& plan, int64_t rows, int64_t cols) {
       return static_cast<uint64_t>(up(rows, plan.block_rows) * up(cols, plan.block_cols));
     case Pattern::row:
       return static_cast<uint64_t>(rows);
+    case Pattern::unit:
+      return 0;  // of no tensor alone
     case Pattern::column:
       break;
   }
@@ -160,6 +162,12 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     bad_input("prune.scope is 'row' but prune.pattern is '{}': what competes within a row are elements",
               config.pattern);
   }
+  const bool unit = plan.pattern == Pattern::unit;
+  if (unit && (plan.scope == Scope::gate || config.min_density_scope == "gate")) {
+    bad_input(
+        "prune.pattern 'unit' cuts units through all gates: prune.scope and prune.min_density_scope can't be "
+        "'gate'");
+  }
   const bool overridden = !(sparsity < 0.0);
   plan.sparsity = overridden ? sparsity : config.sparsity;
   check_range("sparsity", plan.sparsity, 1.0);
@@ -208,6 +216,15 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     bad_input("nothing to prune: prune.include and prune.exclude leave none of the {} tensors",
               tensors.size());
 
+  if (unit) {
+    plan.wiring = find_units(tensors, plan.selected, matches("unit_readers", config.unit_readers, tensors));
+    plan.selected.assign(tensors.size(), false);
+    for (const UnitTensor& tensor : plan.wiring.tensors) plan.selected[tensor.tensor] = true;
+  }
+
+  const auto protected_of = [&](uint64_t units) {
+    return static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(units)));
+  };
   plan.positions.resize(tensors.size());
   uint64_t element_position = 0, unit_position = 0;
   if (plan.scope == Scope::global) plan.groups.push_back({"all", {}, 0, 0});
@@ -225,6 +242,7 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
                 tensor.gates);
     }
     if (tensor.dtype == DType::f64) plan.scoring.wide = true;
+    if (unit) continue;
     if (plan.scope == Scope::tensor || plan.scope == Scope::row)
       plan.groups.push_back({tensor.name, {}, 0, 0});
     const int64_t pieces = by_gate ? tensor.gates : 1;
@@ -240,9 +258,6 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
       part.position = plan.pattern == Pattern::element || n_of_m
                           ? plan.positions[index] + static_cast<uint64_t>(part.begin)
                           : unit_position;
-      const auto protected_of = [&](uint64_t units) {
-        return static_cast<uint64_t>(std::ceil(plan.min_density * static_cast<double>(units)));
-      };
       part.at_least = n_of_m ? 0
                       : plan.scope == Scope::row
                           ? static_cast<uint64_t>(rows) * protected_of(static_cast<uint64_t>(part.cols))
@@ -250,6 +265,17 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
       unit_position += part.units;
       plan.groups.back().parts.push_back(part);
     }
+  }
+  for (const UnitLayer& layer : plan.wiring.layers) {
+    if (plan.scope == Scope::tensor) plan.groups.push_back({tensors[layer.recurrent].name, {}, 0, 0});
+    PlanPart part;
+    part.tensor = layer.recurrent;
+    part.cols = layer.hidden;
+    part.units = static_cast<uint64_t>(layer.hidden);
+    part.position = unit_position;
+    part.at_least = protected_of(part.units);
+    unit_position += part.units;
+    plan.groups.back().parts.push_back(part);
   }
   set_targets(plan);
   return plan;

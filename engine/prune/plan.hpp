@@ -9,6 +9,7 @@
 #include "engine/config/pattern.hpp"
 #include "engine/config/recipe.hpp"
 #include "engine/prune/source.hpp"
+#include "engine/prune/units.hpp"
 #include "kernels/selection.hpp"
 
 namespace coppice {
@@ -22,7 +23,7 @@ struct PlanPart {
   int64_t begin = 0;  // elements
   int64_t count = 0;
   int64_t cols = 0;
-  uint64_t units = 0;     // elements, rows, columns or blocks
+  uint64_t units = 0;     // elements, rows, columns, blocks or hidden units
   uint64_t position = 0;  // of the first unit in the total order
   uint64_t at_least = 0;  // units that the minimum density protects
 };
@@ -47,6 +48,7 @@ struct Plan {
   int64_t keep = 1, of = 1;  // n:m: so many of every so many consecutive elements of a row
   Reduce reduce = Reduce::sum;
   Scope scope = Scope::global;
+  UnitWiring wiring;  // pattern unit: its layers are the parts, which have no elements of their own
   std::optional<double> percentile;  // cut where score < percentile(score, p) instead of k units
   double sparsity = 0.0;
   double min_density = 0.0;

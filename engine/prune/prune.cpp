@@ -12,6 +12,7 @@
 #include "engine/prune/percentile.hpp"
 #include "engine/prune/plan.hpp"
 #include "engine/prune/select.hpp"
+#include "engine/prune/unit_select.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -298,9 +299,45 @@ GroupCut select(ParameterSource& source, const Plan& plan, const PlanGroup& grou
       return select_blocks(source, plan, group, cost);
     case Pattern::row:
     case Pattern::column:
+    case Pattern::unit:
       break;
   }
   return select_units(plan, group, score_units(source, plan, group, cost));
+}
+
+/// Hidden units are scored over all layers at once: what one makes another reads.
+std::vector<GroupCut> select_hidden_units(ParameterSource& source, const Plan& plan, ReadingCost& cost) {
+  std::vector<std::vector<UnitScore>> scores = score_hidden_units(source, plan, cost);
+  std::vector<GroupCut> cuts;
+  size_t layer = 0;
+  for (const PlanGroup& group : plan.groups) {
+    std::vector<std::vector<UnitScore>> of_group;
+    for (size_t i = 0; i < group.parts.size(); ++i) of_group.push_back(std::move(scores[layer++]));
+    cuts.push_back(select_units(plan, group, std::move(of_group)));
+  }
+  return cuts;
+}
+
+/// Cuts them, and says which are left.
+std::vector<LayerOutcome> write_hidden_units(ParameterSource& source, const Plan& plan,
+                                             const std::vector<GroupCut>& cuts,
+                                             std::vector<std::vector<uint64_t>>& cut_by_gate) {
+  std::vector<LayerOutcome> layers;
+  std::vector<std::vector<uint64_t>> kept;
+  for (const GroupCut& cut : cuts) {
+    for (const PartCut& part : cut.parts) kept.push_back(part.kept_units);
+  }
+  for (size_t l = 0; l < plan.wiring.layers.size(); ++l) {
+    const UnitLayer& layer = plan.wiring.layers[l];
+    LayerOutcome& outcome = layers.emplace_back();
+    outcome.name = source.tensors()[layer.recurrent].name;
+    outcome.hidden = static_cast<uint64_t>(layer.hidden);
+    for (uint64_t u = 0; u < outcome.hidden; ++u) {
+      if ((kept[l][u / 64] >> (u % 64) & 1) != 0) outcome.kept.push_back(u);
+    }
+  }
+  cut_hidden_units(source, plan, kept, cut_by_gate);
+  return layers;
 }
 
 TensorOutcome outcome_of(const SourceTensor& tensor, bool selected) {
@@ -328,8 +365,10 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
   // Everything is selected before anything is written, so that an error leaves the weights as they were.
   ReadingCost cost;
   std::vector<GroupCut> cuts;
-  for (const PlanGroup& group : plan.groups) {
-    cuts.push_back(select(source, plan, group, cost));
+  if (plan.pattern == Pattern::unit) {
+    cuts = select_hidden_units(source, plan, cost);
+  } else {
+    for (const PlanGroup& group : plan.groups) cuts.push_back(select(source, plan, group, cost));
   }
 
   PruneOutcome outcome;
@@ -351,6 +390,14 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
               cuts[g].cut_units);
     }
     outcome.groups.push_back({group.name, group.units, cut, cuts[g].threshold, cuts[g].threshold_text});
+  }
+  if (plan.pattern == Pattern::unit) {
+    outcome.layers = write_hidden_units(source, plan, cuts, cut_by_gate);
+    outcome.wiring = plan.wiring;
+    for (const UnitTensor& tensor : plan.wiring.tensors) {
+      outcome.prunable += static_cast<uint64_t>(tensors[tensor.tensor].size());
+    }
+    cost.elements += outcome.prunable;
   }
   source.finish_writing();
 

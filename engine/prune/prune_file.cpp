@@ -21,6 +21,7 @@
 #include "engine/prune/gradients.hpp"
 #include "engine/prune/mask_file.hpp"
 #include "engine/prune/plan.hpp"
+#include "engine/prune/remove_units.hpp"
 #include "engine/report/json.hpp"
 #include "kernels/error.hpp"
 
@@ -157,6 +158,23 @@ void check_keep_diagonal(const PruneFiles& files, const PruneConfig& config, Cri
       config.pattern, config.reduce, config.criterion);
 }
 
+void check_remove_units(const PruneFiles& files, const PruneConfig& config, const Places& places) {
+  if (!files.remove_units) return;
+  if (files.masks_only || config.pattern != "unit") {
+    bad_input("--remove-units removes hidden units: expected prune.pattern 'unit', found '{}'",
+              files.masks_only ? "masks" : config.pattern);
+  }
+  if (!files.masks.empty()) {
+    bad_input(
+        "--remove-units can't be had with --masks; apply the masks first, then remove units of what they "
+        "leave");
+  }
+  if (!places.one_file && !files.dry_run) {
+    bad_input("--remove-units writes one file; expected an output that is named like one, found '{}'",
+              places.shown);
+  }
+}
+
 /// What masks alone leave.
 PruneOutcome masked_outcome(FileSource& source) {
   PruneOutcome outcome;
@@ -178,6 +196,26 @@ PruneOutcome masked_outcome(FileSource& source) {
   outcome.passes = 1;
   outcome.groups.push_back({"all", outcome.prunable, outcome.prunable - outcome.kept, std::nan(""), "masks"});
   return outcome;
+}
+
+/// The file without the units that were cut.
+void write_smaller(const WeightFile& smaller, const PruneFiles& files, const Places& places,
+                   PruneReport& report) {
+  report.hidden = remaining_units(report.outcome);
+  report.bytes_after = report.sparse_bytes = 0;
+  for (const FileTensor& tensor : smaller.tensors()) {
+    report.sparse_bytes += static_cast<uint64_t>(tensor.bytes());
+  }
+  report.bytes_after = report.sparse_bytes;
+  if (files.dry_run) return;
+  if (files.sparse_encoding) {
+    encode_sparse(smaller, places.weights.string(), places.existing);
+  } else {
+    copy_weights(smaller, places.weights.string(), places.existing);
+  }
+  report.bytes_after = static_cast<uint64_t>(fs::file_size(places.weights));
+  fs::remove(places.masks);  // of a file that was replaced
+  write_file(places.report.string(), prune_report_json(report), places.existing);
 }
 
 /// One of the criteria of kernels/criteria.hpp, by which `config` scores; Wanda's is another one of other
@@ -230,11 +268,12 @@ PruneReport prune_weights(const WeightFile& file, const ScoreFiles& scores, cons
   }
 
   std::set<size_t> masked;  // numbers in the file
-  const std::vector<bool> selected = files.masks_only ? std::vector<bool>(source.tensors().size(), false)
-                                                      : make_plan(source.tensors(), config, seed).selected;
+  Plan plan;
+  plan.selected.assign(source.tensors().size(), false);
+  if (!files.masks_only) plan = make_plan(source.tensors(), config, seed);
   for (size_t t = 0; t < source.tensors().size(); ++t) {
     const size_t number = source.file_tensor(t);
-    if (selected[t] || source.masked(t)) {
+    if (plan.selected[t] || source.masked(t)) {
       masked.insert(number);
       masked.insert(options[number].tied.begin(), options[number].tied.end());
       continue;
@@ -243,7 +282,8 @@ PruneReport prune_weights(const WeightFile& file, const ScoreFiles& scores, cons
     report.carried.push_back({source.tensors()[t].name, std::string(reason.empty() ? "not chosen" : reason)});
   }
   int64_t weights = 0;
-  for (size_t t = 0; t < selected.size(); ++t) weights += selected[t] ? source.tensors()[t].size() : 0;
+  for (size_t t = 0; t < plan.selected.size(); ++t)
+    weights += plan.selected[t] ? source.tensors()[t].size() : 0;
   source.watch(files.listener, files.stop, weights);
   if (!files.dry_run) source.set_output(open_output(masked));
   if (files.masks_only) {
@@ -268,6 +308,7 @@ namespace {
 
 PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& files,
                      const PruneConfig& config, uint64_t seed, const Places& places, Backend& backend) {
+  check_remove_units(files, config, places);
   std::vector<std::unique_ptr<WeightFile>> opened;
   const auto open = [&opened](const fs::path& path) -> const WeightFile* {
     if (path.empty()) return nullptr;
@@ -282,7 +323,8 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
   std::optional<AtomicFolder> workspace;
   std::unique_ptr<FileOutput> output;
   fs::path plain = places.weights;
-  const auto open_output = [&](const std::set<size_t>& masked) {
+  const auto open_output = [&](const std::set<size_t>& masked) -> FileOutput* {
+    if (files.remove_units) return nullptr;  // what is left is known when all is counted
     if (files.sparse_encoding) {
       workspace.emplace(places.workspace.string(), Existing::replace);
       plain = workspace->building();
@@ -296,6 +338,10 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
   PruneReport report = prune_weights(*file, scores, files, config, seed, backend, open_output);
   report.output = places.shown;
   report.bytes_before = static_cast<uint64_t>(file_bytes(*file));
+  if (files.remove_units) {
+    write_smaller(*without_units(*file, report.outcome), files, places, report);
+    return report;
+  }
   if (files.dry_run) {
     if (!files.sparse_encoding) report.bytes_after = report.bytes_before;
     return report;

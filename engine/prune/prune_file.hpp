@@ -28,6 +28,7 @@ struct PruneFiles {
   bool masks_only = false;                             // cut by them alone, score nothing
   std::vector<std::string> keep_diagonal;              // patterns of matrices whose diagonal is never cut
   std::vector<std::pair<std::string, int64_t>> gates;  // pattern, how many: rows in blocks of equal height
+  bool remove_units = false;                           // pattern unit: smaller tensors instead of zeros
   bool sparse_encoding = false;                        // write that, instead of plain files
   bool dry_run = false;                                // write nothing
   int64_t memory = 0;  // bytes that buffers and logs may take; 0: some hundred MiB at most
@@ -49,6 +50,7 @@ struct PruneReport {
   uint64_t sparse_bytes = 0;  // tensors in the sparse encoding, at most
   std::string weights, output;
   std::string criterion, formula, scope, pattern;
+  int64_t hidden = -1;  // of every layer, where units were removed
   double sparsity = 0.0;
   double percentile = -1.0;
   uint64_t seed = 0;
@@ -64,6 +66,8 @@ struct PruneReport {
 /// A file gives the safetensors file `output`, and beside it `output`.masks.safetensors and
 /// `output`.report.json. A sharded checkpoint gives a folder with the same shards and index,
 /// masks.safetensors and report.json, unless `output` is named like a file.
+///
+/// Where hidden units are removed the output is one file of smaller tensors, and there are no masks.
 PruneReport prune_file(const std::filesystem::path& weights, const PruneFiles& files,
                        const PruneConfig& config, uint64_t seed, const std::filesystem::path& output,
                        Backend& backend, Existing existing);

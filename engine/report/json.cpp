@@ -115,6 +115,7 @@ std::string prune_report_json(const PruneReport& report) {
     json["percentile"] = report.percentile;
   }
   json.update(outcome_json(outcome));
+  if (report.hidden >= 0) json["hidden"] = report.hidden;
   json["carried"] = Json::array();
   for (const CarriedTensor& tensor : report.carried) {
     json["carried"].push_back({{"name", tensor.name}, {"reason", tensor.reason}});
@@ -154,6 +155,10 @@ nlohmann::ordered_json outcome_json(const PruneOutcome& outcome) {
   Json json;
   json["parameters"] = {{"total", outcome.total}, {"prunable", outcome.prunable}, {"kept", outcome.kept}};
   add_outcome(json, outcome.tensors, outcome.groups);
+  if (!outcome.layers.empty()) json["layers"] = Json::array();
+  for (const LayerOutcome& layer : outcome.layers) {
+    json["layers"].push_back({{"name", layer.name}, {"hidden", layer.hidden}, {"kept", layer.kept}});
+  }
   return json;
 }
 

@@ -100,10 +100,13 @@ std::string loss_text(double loss) {
 }
 
 std::string pruning_text(const RunReport& report) {
+  const bool block = report.pattern.starts_with("block:");
+  const bool weight =
+      report.pattern == "element" || (!block && report.pattern.find(':') != std::string::npos);
+  const std::string unit = weight ? "weight" : block ? "block" : report.pattern;
   const std::string share = report.percentile >= 0
                                 ? fmt::format("below the {:g}th percentile", report.percentile)
-                                : fmt::format("{:g} % of the {}s", 100 * report.sparsity,
-                                              report.pattern == "element" ? "weight" : report.pattern);
+                                : fmt::format("{:g} % of the {}s", 100 * report.sparsity, unit);
   return fmt::format("{} ({}), {}, {} scope, {}", report.criterion, report.formula, share, report.scope,
                      report.schedule);
 }

@@ -42,9 +42,9 @@ bool smaller(const Scaled& a, const Scaled& b) {
 
 struct Unit {
   size_t tensor = 0;
-  size_t piece = 0;    // gate, where that separates groups
-  uint64_t order = 0;  // by tensor name, then index
-  std::vector<size_t> elements;
+  size_t piece = 0;                                 // gate, where that separates groups
+  uint64_t order = 0;                               // by tensor name, then index
+  std::vector<std::pair<size_t, size_t>> elements;  // (tensor, index)
   Scaled score;
   bool cut_already = false;
   bool safe = false;  // by the minimum density
@@ -133,6 +133,36 @@ std::vector<std::vector<size_t>> units_of(const std::string& pattern, size_t r0,
   return units;
 }
 
+/// Everything of hidden unit `u` of the layer with this weight_hh ("rnn.weight_hh_l0_reverse"), of stacks
+/// that "decoder.weight" reads: by a look at every element of every tensor.
+std::vector<std::pair<size_t, size_t>> hidden_unit(const std::vector<PrunableTensor>& tensors,
+                                                   const std::vector<size_t>& names, const std::string& hh,
+                                                   size_t u, size_t hidden) {
+  const bool reverse = hh.ends_with("_reverse");
+  const int layer = hh[hh.rfind("_l") + 2] - '0';
+  const auto is = [](const std::string& name, const char* kind, int l) {
+    return name.find(fmt::format("{}_l{}", kind, l)) != std::string::npos;
+  };
+  bool last = true;
+  for (const PrunableTensor& tensor : tensors) last = last && !is(tensor.name, "weight_ih", layer + 1);
+  std::vector<std::pair<size_t, size_t>> elements;
+  for (size_t t : names) {
+    const std::string& name = tensors[t].name;
+    const size_t cols = tensors[t].shape.size() < 2 ? 1 : static_cast<size_t>(tensors[t].shape[1]);
+    bool own = false;
+    for (const char* kind : {"weight_ih", "weight_hh", "bias_ih", "bias_hh"})
+      own = own || is(name, kind, layer);
+    own = own && name.ends_with("_reverse") == reverse;
+    const bool reads = last ? name == "decoder.weight" : is(name, "weight_ih", layer + 1);
+    for (size_t i = 0; i < tensors[t].size(); ++i) {
+      const bool row = own && i / cols % hidden == u;
+      const bool column = (name == hh && i % cols == u) || (reads && i % cols == u + (reverse ? hidden : 0));
+      if (row || column) elements.push_back({t, i});
+    }
+  }
+  return elements;
+}
+
 uint64_t half_even(double x) {
   const double below = std::floor(x), rest = x - below;
   if (rest > 0.5 || (rest == 0.5 && std::fmod(below, 2.0) == 1.0)) return static_cast<uint64_t>(below) + 1;
@@ -174,16 +204,40 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
             [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
 
   std::vector<Unit> units;
-  std::vector<double> scores;
-  uint64_t order = 0, position = 0;
+  uint64_t order = 0;
+  std::vector<uint64_t> base(tensors.size());  // position of a tensor's first element
+  for (uint64_t position = 0; size_t t : names) {
+    base[t] = position;
+    position += tensors[t].size();
+  }
   for (const PrunableTensor& tensor : tensors) {
     expected.kept.push_back(tensor.kept.empty() ? std::vector<bool>(tensor.size(), true) : tensor.kept);
   }
+  const auto add_unit = [&](Unit unit) {
+    std::vector<double> scores;
+    for (const auto& [t, i] : unit.elements) {
+      if (!expected.kept[t][i]) continue;
+      scores.push_back(tensors[t].dtype == DType::f64
+                           ? element_score<double>(config.criterion, tensors[t], i, base[t] + i, seed)
+                           : element_score<float>(config.criterion, tensors[t], i, base[t] + i, seed));
+    }
+    unit.cut_already = scores.empty();
+    unit.score = config.pattern != "element" ? reduced(config.reduce, scores)
+                 : scores.empty()            ? Scaled{}
+                                             : normalised(scores.front(), 0);
+    unit.order = order++;
+    units.push_back(std::move(unit));
+  };
   for (size_t t : names) {
     const PrunableTensor& tensor = tensors[t];
-    const uint64_t base = position;
-    position += tensor.size();
     if (!tensor.prunable || tensor.size() == 0) continue;
+    if (config.pattern == "unit") {
+      const size_t hidden =
+          tensor.name.find("weight_hh") == std::string::npos ? 0 : static_cast<size_t>(tensor.shape[1]);
+      for (size_t u = 0; u < hidden; ++u)
+        add_unit({t, 0, 0, hidden_unit(tensors, names, tensor.name, u, hidden)});
+      continue;
+    }
     const size_t rows = tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]);
     const size_t cols = tensor.size() / rows;
     const size_t pieces = config.scope == "gate"  ? static_cast<size_t>(tensor.gates)
@@ -191,24 +245,10 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
                                                   : 1;
     for (size_t piece = 0; piece < pieces; ++piece) {
       const size_t r0 = rows / pieces * piece, r1 = rows / pieces * (piece + 1);
-      for (std::vector<size_t>& elements : units_of(config.pattern, r0, r1, cols)) {
-        Unit unit;
-        unit.tensor = t;
-        unit.piece = piece;
-        unit.order = order++;
-        unit.elements = std::move(elements);
-        scores.clear();
-        for (size_t i : unit.elements) {
-          if (!expected.kept[t][i]) continue;
-          scores.push_back(tensor.dtype == DType::f64
-                               ? element_score<double>(config.criterion, tensor, i, base + i, seed)
-                               : element_score<float>(config.criterion, tensor, i, base + i, seed));
-        }
-        unit.cut_already = scores.empty();
-        unit.score = unit.elements.size() > 1 || config.pattern != "element" ? reduced(config.reduce, scores)
-                     : scores.empty()                                        ? Scaled{}
-                                                                             : normalised(scores.front(), 0);
-        units.push_back(std::move(unit));
+      for (const std::vector<size_t>& elements : units_of(config.pattern, r0, r1, cols)) {
+        Unit unit{t, piece};
+        for (size_t i : elements) unit.elements.push_back({t, i});
+        add_unit(std::move(unit));
       }
     }
   }
@@ -231,6 +271,7 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
   for (size_t t : names) {
     const PrunableTensor& tensor = tensors[t];
     if (!tensor.prunable || config.scope == "global") continue;
+    if (config.pattern == "unit" && tensor.name.find("weight_hh") == std::string::npos) continue;
     if (config.scope == "row") {
       const size_t rows = tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]);
       for (size_t row = 0; row < std::max<size_t>(rows, 1); ++row)
@@ -270,7 +311,8 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
       const auto place = [&](const Unit* unit) {
         const PrunableTensor& tensor = tensors[unit->tensor];
         const size_t cols = tensor.size() / (tensor.shape.empty() ? 1 : static_cast<size_t>(tensor.shape[0]));
-        return std::tuple{unit->tensor, unit->elements[0] / cols, unit->elements[0] % cols / of};
+        return std::tuple{unit->tensor, unit->elements[0].second / cols,
+                          unit->elements[0].second % cols / of};
       };
       for (size_t begin = 0; begin < members.size();) {
         std::vector<Unit*> alike;
@@ -285,7 +327,7 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
         }
       }
       group.cut = cut.size();
-      for (const Unit* unit : cut) expected.kept[unit->tensor][unit->elements[0]] = false;
+      for (const Unit* unit : cut) expected.kept[unit->tensor][unit->elements[0].second] = false;
       expected.groups.push_back(group);
       continue;
     }
@@ -313,7 +355,7 @@ Expected expected_masks(const std::vector<PrunableTensor>& tensors, const PruneC
     }
     group.cut = cut.size();
     for (const Unit* unit : cut) {
-      for (size_t i : unit->elements) expected.kept[unit->tensor][i] = false;
+      for (const auto& [t, i] : unit->elements) expected.kept[t][i] = false;
     }
     expected.groups.push_back(group);
   }

@@ -52,6 +52,7 @@ std::string report_text(const PruneReport& report, bool dry_run) {
   for (const std::vector<std::string>& names : report.tied) {
     text += fmt::format("tied, cut once: {}\n", fmt::join(names, ", "));
   }
+  if (report.hidden >= 0) text += fmt::format("units removed: {} are left of every layer\n", report.hidden);
   for (size_t g = 0; g < std::min<size_t>(outcome.groups.size(), 16); ++g) {
     const GroupOutcome& group = outcome.groups[g];
     text += fmt::format("{}: {} of {} units cut{}\n", group.name, count(group.cut), count(group.units),
@@ -85,6 +86,7 @@ void add_prune(CLI::App& program) {
     std::string recipe_file;
     std::vector<std::string> prune;  // "prune.key=value", from the options below
     bool criterion = false, scope = false, wanda = false;
+    bool remove_units = false;
     bool sparse_encoding = false;
     bool dry_run = false;
 
@@ -96,6 +98,7 @@ void add_prune(CLI::App& program) {
       files.masks_only = !masks.empty() && !criterion && recipe_file.empty();
       files.keep_diagonal = keep_diagonal;
       for (const std::string& text : gates) files.gates.push_back(parse_gates(text));
+      files.remove_units = remove_units;
       files.sparse_encoding = sparse_encoding;
       files.dry_run = dry_run;
       files.memory = memory.empty() ? 0 : parse_bytes("--memory", memory);
@@ -166,11 +169,12 @@ void add_prune(CLI::App& program) {
           "N:M)")
       ->type_name("NAME");
   key("--pattern", "pattern",
-      "What is cut as one unit: element, row, column, block:RxC; or N:M, which keeps N of every M weights of "
-      "a "
-      "row",
+      "What is cut as one unit: element, row, column, block:RxC, unit (a hidden unit of a recurrent layer); "
+      "or "
+      "N:M, which keeps N of every M weights of a row",
       "NAME");
-  key("--reduce", "reduce", "Rows, columns, blocks: sum, mean, max, l2 or product of element scores", "NAME");
+  key("--reduce", "reduce", "Rows, columns, blocks, units: sum, mean, max, l2 or product of element scores",
+      "NAME");
   key("--min-density", "min_density", "Share of every tensor or gate that is never cut", "D");
   const auto patterns = [&](const std::string& option, std::string doc) {
     auto values = std::make_shared<std::vector<std::string>>();
@@ -182,10 +186,15 @@ void add_prune(CLI::App& program) {
   };
   auto include = patterns("--include", "Tensors to prune (RE2, whole names; again for more)");
   auto exclude = patterns("--exclude", "Tensors never to prune");
+  auto readers =
+      patterns("--unit-readers", "Pattern unit: what reads the last recurrent layer (a model's: decoder)");
   auto diagonal = patterns("--keep-diagonal", "Matrices whose diagonal is never cut (each gate's own)");
   auto gates = patterns("--gates", "PATTERN=N: these have N gates, blocks of rows of equal height");
   verb.add_option("--recipe", options->recipe_file, "Take [prune] from this recipe first")
       ->type_name("RECIPE");
+  verb.add_flag(
+      "--remove-units", options->remove_units,
+      "Pattern unit: write smaller tensors instead of zeros (scope: tensor, as many of each layer)");
   verb.add_flag("--sparse-encoding", options->sparse_encoding, "Write the smaller, sparse encoding");
   verb.add_flag("--dry-run", options->dry_run, "Say what would be cut and write nothing");
   verb.add_option("--memory", options->memory,
@@ -196,7 +205,7 @@ void add_prune(CLI::App& program) {
   options->add_device(verb);
   options->add_seed(verb);
   options->add_manners(verb);
-  verb.callback([options, include, exclude, diagonal, gates] {
+  verb.callback([options, include, exclude, readers, diagonal, gates] {
     if (options->output.empty() && !options->dry_run) throw CLI::RequiredError("--output (or --dry-run)");
     options->keep_diagonal = *diagonal;
     options->gates = *gates;
@@ -209,6 +218,8 @@ void add_prune(CLI::App& program) {
                                                  : read_recipe(options->recipe_file, overrides);
     if (!include->empty()) recipe.prune.include = *include;
     if (!exclude->empty()) recipe.prune.exclude = *exclude;
+    if (!readers->empty()) recipe.prune.unit_readers = *readers;
+    if (options->remove_units && !options->scope) recipe.prune.scope = "tensor";
     if (options->recipe_file.empty() && options->prune.empty() && !options->wanda && options->masks.empty()) {
       throw CLI::RequiredError("--criterion and --sparsity (or --recipe, or --masks)");
     }
