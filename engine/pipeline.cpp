@@ -749,6 +749,14 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   return report;
 }
 
+/// For files that stream by: one of the threads reads ahead, and must not wait for a core on which a team of
+/// OpenMP spins until its next block.
+static std::unique_ptr<Backend> open_streaming_backend(const std::string& device, int64_t threads) {
+  auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
+  const int all = backend->info().threads;  // 0 of a GPU
+  return all > 1 ? open_backend(device, {.threads = all - 1}) : std::move(backend);
+}
+
 PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneConfig& wanted, uint64_t seed,
                         const fs::path& output, const std::string& device, int64_t threads,
                         const RunOptions& options) {
@@ -756,7 +764,7 @@ PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneCo
   if (!files.dry_run) check_output(output.string(), existing);
   if (options.listener != nullptr) files.listener = options.listener;
   if (options.stop != nullptr) files.stop = options.stop;
-  const auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
+  const auto backend = open_streaming_backend(device, threads);
   if (!is_model_folder(weights)) {
     return prune_file(weights, files, wanted, seed, output, *backend, existing);
   }
