@@ -107,6 +107,8 @@ case "$mode" in
   --coverage)
     tools/dependencies.sh --tests --coverage
     build build-coverage -DCOPPICE_COVERAGE=ON
+    # What gcov has to say of counters that don't merge is no output of the program under test.
+    export GCOV_ERROR_FILE=$PWD/build-coverage/gcov.log
     run build-coverage ""
     gcovr --root . --object-directory build-coverage --filter 'engine/' --filter 'kernels/' --filter 'tools/' \
       --exclude-unreachable-branches --exclude-throw-branches --sort-uncovered || true
