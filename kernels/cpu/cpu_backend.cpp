@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/dense.hpp"
 #include "kernels/cpu/layouts/csr.hpp"
+#include "kernels/cpu/layouts/sell.hpp"
 #include "kernels/cpu/memory.hpp"
 #include "kernels/error.hpp"
 
@@ -65,6 +66,7 @@ struct LayoutEntry {
 constexpr LayoutEntry kLayouts[] = {
     {"dense", make<DenseWeight>},
     {"csr", make<CsrWeight>},
+    {"sell", make<SellWeight>},
 };
 
 }  // namespace

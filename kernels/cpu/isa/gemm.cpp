@@ -1,5 +1,7 @@
 #include "kernels/cpu/isa/gemm.hpp"
 
+#include "kernels/cpu/isa/transpose.hpp"
+
 // Compiled once per instruction set. Everything but the table at the end is local to the file.
 namespace coppice::cpu::COPPICE_ISA {
 namespace {
@@ -7,13 +9,10 @@ namespace {
 // A tile of C: kRows rows x 2 vectors of accumulators, the most that leaves registers for two vectors of B
 // and one broadcast element of A (32 registers with AVX-512, else 16).
 #if defined(COPPICE_ISA_avx512)
-constexpr int kLanes = 16;
 constexpr int kRows = 14;
 #elif defined(COPPICE_ISA_avx2)
-constexpr int kLanes = 8;
 constexpr int kRows = 6;
 #else
-constexpr int kLanes = 4;
 constexpr int kRows = 6;
 #endif
 constexpr int kPanel = 2 * kLanes;
@@ -31,11 +30,10 @@ constexpr int64_t kRowBlock = 16 * kRows;
 // tiles.
 constexpr int64_t kFewRows = 3 * kRows;
 
-typedef float Vec __attribute__((vector_size(kLanes * 4)));
+using Vec = Floats;
 typedef float VecU __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 typedef float HalfVec __attribute__((vector_size(kHalf * 4)));
 typedef float HalfVecU __attribute__((vector_size(kHalf * 4), aligned(4), may_alias));
-typedef int Lanes __attribute__((vector_size(kLanes * 4)));
 
 struct Whole {
   static constexpr int kWidth = kLanes;
@@ -243,25 +241,6 @@ struct RowSplit {
   int64_t offset(int64_t t, int64_t depth) const { return t * depth * step; }
 };
 
-template <int... I>
-struct Indices {};
-#if defined(COPPICE_ISA_avx512)
-using AllLanes = Indices<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
-#elif defined(COPPICE_ISA_avx2)
-using AllLanes = Indices<0, 1, 2, 3, 4, 5, 6, 7>;
-#else
-using AllLanes = Indices<0, 1, 2, 3>;
-#endif
-
-template <int W, int... I>
-inline Vec merge_low(Vec a, Vec b, Indices<I...>) {
-  return __builtin_shuffle(a, b, Lanes{((I & W) != 0 ? kLanes + I - W : I)...});
-}
-template <int W, int... I>
-inline Vec merge_high(Vec a, Vec b, Indices<I...>) {
-  return __builtin_shuffle(a, b, Lanes{((I & W) != 0 ? kLanes + I : I + W)...});
-}
-
 // Depths that are packed of all tiles or panels before the next ones: a matrix is read in so many streams.
 constexpr int64_t kDepthsAtOnce = 8;
 
@@ -270,39 +249,6 @@ inline void copy_narrow(const float* from, int64_t count, float* to) {
   int64_t i = 0;
   for (; i + kHalf <= count; i += kHalf) Half::store(to + i, Half::load(from + i));
   for (; i < count; ++i) to[i] = from[i];
-}
-
-/// Transposes kLanes rows of kLanes elements: log2(kLanes) rounds that swap ever smaller off-diagonal blocks.
-template <int W = kLanes / 2>
-inline void transpose(Vec* row) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & W) != 0) continue;
-    const Vec low = merge_low<W>(row[i], row[i + W], AllLanes{});
-    row[i + W] = merge_high<W>(row[i], row[i + W], AllLanes{});
-    row[i] = low;
-  }
-  if constexpr (W > 1) transpose<W / 2>(row);
-}
-
-/// to[k * step + i] = from[i * stride + k] for i < rows, 0 for rows <= i < kLanes, k < depth. Writes whole
-/// vectors, k ascending: what lies beyond `step` is overwritten by the next k, or is the caller's slack of
-/// kLanes.
-void transpose_rows(const float* from, int64_t stride, int64_t rows, int64_t depth, float* to, int64_t step) {
-  int64_t k = 0;
-  for (; k + kLanes <= depth; k += kLanes) {
-    Vec row[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) row[i] = i < rows ? load(from + i * stride + k) : Vec{};
-    transpose(row);
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) store(to + (k + i) * step, row[i]);
-  }
-  for (; k < depth; ++k) {
-    Vec column{};
-    for (int i = 0; i < kLanes; ++i) column[i] = i < rows ? from[i * stride + k] : 0.0f;
-    store(to + k * step, column);
-  }
 }
 
 /// Whether tiles read A where it lies. By depth, a tile's rows lie side by side, so each depth is one or two

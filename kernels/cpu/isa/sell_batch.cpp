@@ -1,0 +1,183 @@
+#include "kernels/cpu/isa/sell_batch.hpp"
+
+#include "kernels/cpu/isa/transpose.hpp"
+
+// Compiled once per instruction set. Everything but the table at the end is local to the file.
+namespace coppice::cpu::COPPICE_ISA {
+namespace {
+
+// kRows x V accumulators, the value that multiplies and its operands: 32 registers with AVX-512, else 16.
+#if defined(COPPICE_ISA_avx512)
+constexpr int kRows = 8;
+#else
+constexpr int kRows = 4;
+#endif
+
+inline int64_t min(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+void fill_x(const float* x, int64_t stride, int64_t rows, int64_t columns, int64_t block_columns,
+            int64_t width, float* tile) {
+  for (int64_t c0 = 0; c0 < columns; c0 += block_columns) {
+    const int64_t count = min(block_columns, columns - c0);
+    for (int64_t b = 0; b < width; b += kLanes) {
+      const int64_t here = rows - b;
+      transpose_rows(x + min(b, rows) * stride + c0, stride, here < 0 ? 0 : min(here, kLanes), count,
+                     tile + b, width);
+    }
+    tile += block_columns * width;
+    for (int64_t b = 0; b < width; ++b) *tile++ = 0.0f;
+  }
+}
+
+void start_y(const float* y, int64_t stride, int64_t rows, int64_t count, const float* bias, int64_t width,
+             float* tile) {
+  if (y == nullptr) {
+    for (int64_t r = 0; r < count; ++r) {
+      const Floats start = broadcast(bias != nullptr ? 0.0f + bias[r] : 0.0f);
+      for (int64_t b = 0; b < width; b += kLanes) store_as(tile + r * width + b, start);
+    }
+  } else {
+    for (int64_t b = 0; b < width; b += kLanes) {
+      const int64_t here = rows - b;
+      transpose_rows(y + min(b, rows) * stride, stride, here < 0 ? 0 : min(here, kLanes), count, tile + b,
+                     width);
+    }
+    for (int64_t r = 0; bias != nullptr && r < count; ++r) {
+      for (int64_t b = 0; b < width; b += kLanes) {
+        float* at = tile + r * width + b;
+        store_as(at, load_as<Floats>(at) + broadcast(bias[r]));
+      }
+    }
+  }
+  for (int64_t b = 0; b < width; ++b) tile[count * width + b] = 0.0f;
+}
+
+void store_y(const float* tile, int64_t width, int64_t rows, int64_t count, float* y, int64_t stride) {
+  for (int64_t b0 = 0; b0 < rows; b0 += kLanes) {
+    const int64_t here = min(kLanes, rows - b0);
+    int64_t r = 0;
+    for (; r + kLanes <= count; r += kLanes) {
+      Floats row[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) row[i] = load_as<Floats>(tile + (r + i) * width + b0);
+      transpose(row);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i < here) store_as(y + (b0 + i) * stride + r, row[i]);
+      }
+    }
+    for (; r < count; ++r) {
+      for (int64_t b = b0; b < b0 + here; ++b) y[b * stride + r] = tile[r * width + b];
+    }
+  }
+}
+
+/// The column of x (of V registers) that an entry of the block at `x` meets. Offsets count bytes of one
+/// register a column, and V of them are an addressing mode of the load.
+template <int V>
+inline const float* column_at(const float* x, uint16_t offset) {
+  return reinterpret_cast<const float*>(reinterpret_cast<const char*>(x) + size_t{offset} * V);
+}
+
+template <int V>
+void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, float* y_tile) {
+  constexpr int kWidth = V * kLanes;
+  int64_t cell = strip * a.blocks;
+  const float* values = a.values + a.cell_entries[cell];
+  const uint16_t* offsets = a.offsets + a.cell_entries[cell];
+  for (int64_t block = 0; block < a.blocks; ++block, ++cell, x += (a.block_columns + 1) * kWidth) {
+    for (int64_t g = a.cell_groups[cell]; g < a.cell_groups[cell + 1]; ++g) {
+      const uint16_t* rows = a.group_rows + g * kRows;
+      Floats sum[kRows][V];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[r][v] = load_as<Floats>(y_tile + rows[r] * kWidth + v * kLanes);
+      }
+      for (int trips = a.group_trips[g]; trips > 0; --trips) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const float* at = column_at<V>(x, offsets[r]);
+          const float value = values[r];
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) sum[r][v] += value * load_as<Floats>(at + v * kLanes);
+        }
+        values += kRows;
+        offsets += kRows;
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store_as(y_tile + rows[r] * kWidth + v * kLanes, sum[r][v]);
+      }
+    }
+  }
+}
+
+void multiply(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width, float* y_tile) {
+  width == kLanes ? multiply_cells<1>(a, strip, x_tile, y_tile) : multiply_cells<2>(a, strip, x_tile, y_tile);
+}
+
+template <int V>
+void add_gradient_cells(const SellBatchArrays& a, int64_t strip, const float* x, const float* dy_tile,
+                        float* sums) {
+  constexpr int kWidth = V * kLanes;
+  constexpr int kTrips = kLanes / kRows;  // whose entries fill a register
+  int64_t cell = strip * a.blocks;
+  for (int64_t block = 0; block < a.blocks; ++block, ++cell, x += (a.block_columns + 1) * kWidth) {
+    const uint16_t* offsets = a.offsets + a.cell_entries[cell];
+    float* to = sums + a.cell_entries[cell];
+    for (int64_t g = a.cell_groups[cell]; g < a.cell_groups[cell + 1]; ++g) {
+      Floats dy[kRows][V];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const float* from = dy_tile + a.group_rows[g * kRows + r] * kWidth;
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) dy[r][v] = load_as<Floats>(from + v * kLanes);
+      }
+      for (int64_t trips = a.group_trips[g]; trips > 0; trips -= kTrips) {
+        const int64_t here = min(trips, kTrips);
+        Floats product[kLanes] = {};
+#pragma GCC unroll 4
+        for (int t = 0; t < kTrips; ++t) {
+          if (t >= here) break;
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) {
+            const float* at = column_at<V>(x, offsets[t * kRows + r]);
+            Floats sum = dy[r][0] * load_as<Floats>(at);
+#pragma GCC unroll 4
+            for (int v = 1; v < V; ++v) sum += dy[r][v] * load_as<Floats>(at + v * kLanes);
+            product[t * kRows + r] = sum;
+          }
+        }
+        const Floats totals = sums_of_rows(product);
+        if (here == kTrips) {
+          store_as(to, load_as<Floats>(to) + totals);
+        } else {
+          const FirstLanes lanes{here * kRows};
+          store(to, load(to, lanes) + totals, lanes);
+        }
+        offsets += here * kRows;
+        to += here * kRows;
+      }
+    }
+  }
+}
+
+void add_gradient(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width,
+                  const float* dy_tile, float* sums) {
+  width == kLanes ? add_gradient_cells<1>(a, strip, x_tile, dy_tile, sums)
+                  : add_gradient_cells<2>(a, strip, x_tile, dy_tile, sums);
+}
+
+}  // namespace
+
+const SellBatchKernels& sell_batch_kernels() {
+  static constexpr SellBatchKernels kernels{kLanes,  kRows,   2 * kLanes, fill_x,
+                                            start_y, store_y, multiply,   add_gradient};
+  return kernels;
+}
+
+}  // namespace coppice::cpu::COPPICE_ISA

@@ -1,0 +1,216 @@
+#include "kernels/cpu/layouts/sell_batch.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/cpu/dispatch.hpp"
+#include "kernels/cpu/memory.hpp"
+
+namespace coppice::cpu {
+namespace {
+
+/// Rows of A whose sums for a tile of x wait in L2 (64 KiB with AVX-512) while the columns' blocks pass.
+constexpr int64_t kStripRows = 512;
+
+/// A block's columns of a tile of two registers take 32 KiB or less: L1. Where a row has so few nonzeros that
+/// starting its loop would cost as much as running it, twice that.
+int64_t choose_block_columns(int64_t lanes, int64_t rows, int64_t cols, int64_t nonzeros) {
+  const int64_t columns = lanes == 16 ? 256 : 512;
+  const bool thin = nonzeros * columns < 16 * rows * cols;
+  return std::clamp<int64_t>(cols, 1, thin ? 2 * columns - 1 : columns);
+}
+
+float* thread_scratch(int64_t floats) {
+  thread_local Scratch scratch;
+  return scratch.floats(floats, "a sparse product's working memory");
+}
+
+/// Calls body(first, last, its floats of scratch) for shares of `items`, one a thread.
+template <class Body>
+void for_each_share(int64_t items, int64_t threads, int64_t scratch_floats, Body body) {
+  const int64_t shares = std::max<int64_t>(1, std::min(items, threads));
+  scratch_floats = (scratch_floats + 15) / 16 * 16;
+  // One allocation here rather than one in each thread: an exception can't leave a parallel region.
+  float* scratch = thread_scratch(shares * scratch_floats);
+  if (shares == 1) return body(0, items, scratch);
+#pragma omp parallel for num_threads(static_cast <int>(shares)) schedule(static)
+  for (int64_t share = 0; share < shares; ++share) {
+    body(items * share / shares, items * (share + 1) / shares, scratch + share * scratch_floats);
+  }
+}
+
+}  // namespace
+
+SellBatch::SellBatch(const CpuContext& context, const CompressedRows& matrix)
+    : kernels_(COPPICE_KERNELS(context.isa, sell_batch_kernels)),
+      rows_(matrix.rows),
+      cols_(matrix.cols),
+      nonzeros_(matrix.nonzeros()),
+      block_columns_(choose_block_columns(kernels_.lanes, rows_, cols_, nonzeros_)),
+      blocks_((cols_ + block_columns_ - 1) / block_columns_) {
+  const auto step = static_cast<uint16_t>(kernels_.lanes * static_cast<int64_t>(sizeof(float)));
+  const auto height = static_cast<size_t>(kernels_.group_rows);
+  const auto zero_column = static_cast<uint16_t>(block_columns_ * step);
+  std::vector<int64_t> next(matrix.row_offsets.begin(), matrix.row_offsets.end() - 1);
+  for (int64_t strip = 0; strip < strips(); ++strip) {
+    const auto count = static_cast<size_t>(strip_rows(strip));
+    const auto first_row = static_cast<size_t>(strip * kStripRows);
+    for (int64_t block = 0; block < blocks_; ++block) {
+      std::vector<int64_t> begin(count), length(count);
+      std::vector<uint16_t> order(count);
+      std::iota(order.begin(), order.end(), uint16_t{0});
+      for (size_t r = 0; r < count; ++r) {
+        int64_t& p = next[first_row + r];
+        begin[r] = p;
+        const int64_t end = matrix.row_offsets[first_row + r + 1];
+        while (p < end && matrix.col_indices[static_cast<size_t>(p)] < (block + 1) * block_columns_) ++p;
+        length[r] = p - begin[r];
+      }
+      std::stable_sort(order.begin(), order.end(),
+                       [&](uint16_t a, uint16_t b) { return length[a] > length[b]; });
+      for (size_t g = 0; g < count && length[order[g]] > 0; g += height) {
+        const auto trips = static_cast<size_t>(length[order[g]]);
+        const size_t first = values_.size();
+        group_trips_.push_back(static_cast<uint16_t>(trips));
+        values_.resize(first + trips * height, -0.0f);
+        offsets_.resize(first + trips * height, zero_column);
+        for (size_t i = 0; i < height; ++i) {
+          if (g + i >= count) {
+            group_rows_.push_back(static_cast<uint16_t>(count));
+            continue;
+          }
+          const uint16_t r = order[g + i];
+          group_rows_.push_back(r);
+          for (size_t t = 0; t < static_cast<size_t>(length[r]); ++t) {
+            const size_t p = static_cast<size_t>(begin[r]) + t;
+            values_[first + t * height + i] = matrix.values[p];
+            const int64_t column = matrix.col_indices[p] - block * block_columns_;
+            offsets_[first + t * height + i] = static_cast<uint16_t>(column * step);
+          }
+        }
+      }
+      cell_groups_.push_back(static_cast<int64_t>(group_trips_.size()));
+      cell_entries_.push_back(static_cast<int64_t>(values_.size()));
+    }
+  }
+  values_.shrink_to_fit();
+  offsets_.shrink_to_fit();
+}
+
+int64_t SellBatch::strips() const {
+  return (rows_ + kStripRows - 1) / kStripRows;
+}
+int64_t SellBatch::strip_rows(int64_t strip) const {
+  return std::min(kStripRows, rows_ - strip * kStripRows);
+}
+
+SellBatchArrays SellBatch::arrays() const {
+  SellBatchArrays a;
+  a.blocks = blocks_;
+  a.block_columns = block_columns_;
+  a.cell_groups = cell_groups_.data();
+  a.cell_entries = cell_entries_.data();
+  a.group_trips = group_trips_.data();
+  a.group_rows = group_rows_.data();
+  a.values = values_.data();
+  a.offsets = offsets_.data();
+  return a;
+}
+
+int64_t SellBatch::bytes() const {
+  return static_cast<int64_t>((cell_groups_.size() + cell_entries_.size()) * sizeof(int64_t) +
+                              (group_trips_.size() + group_rows_.size() + offsets_.size()) *
+                                  sizeof(uint16_t) +
+                              values_.size() * sizeof(float));
+}
+
+template <class Body>
+void SellBatch::for_each_entry(int64_t first_strip, int64_t last_strip, Body body) const {
+  const int64_t step = kernels_.lanes * static_cast<int64_t>(sizeof(float));
+  const auto height = static_cast<size_t>(kernels_.group_rows);
+  for (int64_t cell = first_strip * blocks_; cell < last_strip * blocks_; ++cell) {
+    const int64_t first_row = cell / blocks_ * kStripRows, first_column = cell % blocks_ * block_columns_;
+    auto entry = static_cast<size_t>(cell_entries_[static_cast<size_t>(cell)]);
+    for (auto g = static_cast<size_t>(cell_groups_[static_cast<size_t>(cell)]);
+         g < static_cast<size_t>(cell_groups_[static_cast<size_t>(cell) + 1]); ++g) {
+      for (size_t t = 0; t < group_trips_[g]; ++t) {
+        for (size_t i = 0; i < height; ++i, ++entry) {
+          const int64_t column = offsets_[entry] / step;
+          if (column == block_columns_) continue;
+          body(first_row + group_rows_[g * height + i], first_column + column, entry);
+        }
+      }
+    }
+  }
+}
+
+void SellBatch::refresh(const DenseValues& values) {
+  for_each_entry(0, strips(),
+                 [&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.at(row, col); });
+}
+
+CompressedRows SellBatch::compressed_rows() const {
+  return compress_entries(rows_, cols_, nonzeros_, [&](auto body) {
+    for_each_entry(0, strips(),
+                   [&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
+  });
+}
+
+void SellBatch::multiply(const float* x, int64_t x_stride, int64_t n, const float* bias, bool accumulate,
+                         float* y, int64_t y_stride, int threads) const {
+  const SellBatchArrays a = arrays();
+  const int64_t width = n <= kernels_.lanes ? kernels_.lanes : kernels_.largest_width;
+  const int64_t tiles = (n + width - 1) / width;
+  const int64_t x_floats = blocks_ * (block_columns_ + 1) * width;
+  const int64_t y_floats = (std::min(kStripRows, rows_) + 1) * width;
+  // One item: a strip of A and a tile of x. Each thread transposes the tiles that it meets.
+  for_each_share(tiles * strips(), threads_for(threads, nonzeros_ * n), x_floats + y_floats,
+                 [&](int64_t first, int64_t last, float* x_tile) {
+                   float* y_tile = x_tile + x_floats;
+                   for (int64_t item = first, filled = -1; item < last; ++item) {
+                     const int64_t tile = item / strips(), strip = item % strips(), row = strip * kStripRows;
+                     const int64_t b = tile * width, batch = std::min(width, n - b);
+                     if (tile != filled) {
+                       kernels_.fill_x(x + b * x_stride, x_stride, batch, cols_, block_columns_, width,
+                                       x_tile);
+                       filled = tile;
+                     }
+                     float* to = y + b * y_stride + row;
+                     kernels_.start_y(accumulate ? to : nullptr, y_stride, batch, strip_rows(strip),
+                                      bias != nullptr ? bias + row : nullptr, width, y_tile);
+                     kernels_.multiply(a, strip, x_tile, width, y_tile);
+                     kernels_.store_y(y_tile, width, batch, strip_rows(strip), to, y_stride);
+                   }
+                 });
+}
+
+void SellBatch::add_gradient(const float* dy, int64_t dy_stride, const float* x, int64_t x_stride, int64_t n,
+                             float* dw, int64_t dw_stride, int threads) const {
+  const SellBatchArrays a = arrays();
+  const int64_t width = n <= kernels_.lanes ? kernels_.lanes : kernels_.largest_width;
+  const int64_t x_floats = blocks_ * (block_columns_ + 1) * width;
+  const int64_t dy_floats = (std::min(kStripRows, rows_) + 1) * width;
+  thread_local Scratch entry_sums;
+  float* sums = entry_sums.floats(static_cast<int64_t>(values_.size()), "the gradient of a sparse weight");
+  for_each_share(strips(), threads_for(threads, nonzeros_ * n), x_floats + dy_floats,
+                 [&](int64_t first, int64_t last, float* x_tile) {
+                   float* dy_tile = x_tile + x_floats;
+                   const auto begin = static_cast<size_t>(first * blocks_);
+                   const auto end = static_cast<size_t>(last * blocks_);
+                   std::fill(sums + cell_entries_[begin], sums + cell_entries_[end], 0.0f);
+                   for (int64_t b = 0; b < n; b += width) {
+                     const int64_t batch = std::min(width, n - b);
+                     kernels_.fill_x(x + b * x_stride, x_stride, batch, cols_, block_columns_, width, x_tile);
+                     for (int64_t strip = first; strip < last; ++strip) {
+                       kernels_.start_y(dy + b * dy_stride + strip * kStripRows, dy_stride, batch,
+                                        strip_rows(strip), nullptr, width, dy_tile);
+                       kernels_.add_gradient(a, strip, x_tile, width, dy_tile, sums);
+                     }
+                   }
+                   for_each_entry(first, last, [&](int64_t row, int64_t col, size_t entry) {
+                     dw[row * dw_stride + col] += sums[entry];
+                   });
+                 });
+}
+
+}  // namespace coppice::cpu

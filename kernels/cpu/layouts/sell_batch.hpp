@@ -1,0 +1,49 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu/context.hpp"
+#include "kernels/cpu/isa/sell_batch.hpp"
+#include "kernels/cpu/layouts/compressed_rows.hpp"
+
+namespace coppice::cpu {
+
+/// A sparse matrix A for products with many rows of x: sliced ELLPACK (Kreutzer et al. 2014, SELL-C-σ) in
+/// blocks of columns, as kernels/cpu/isa/sell_batch.hpp describes it. 6 bytes a nonzero and about one in
+/// fifty more; offsets fit 16 bits because they count within a block.
+class SellBatch {
+ public:
+  SellBatch(const CpuContext& context, const CompressedRows& matrix);
+
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  int64_t nonzeros() const { return nonzeros_; }
+  int64_t bytes() const;
+
+  void refresh(const DenseValues& values);
+  CompressedRows compressed_rows() const;
+
+  /// y (+)= x·Aᵀ (+ bias). x [n, cols], y [n, rows].
+  void multiply(const float* x, int64_t x_stride, int64_t n, const float* bias, bool accumulate, float* y,
+                int64_t y_stride, int threads) const;
+  /// dw(r, c) += Σ_b dy(b, r)·x(b, c) where A has a nonzero. dy [n, rows], x [n, cols].
+  void add_gradient(const float* dy, int64_t dy_stride, const float* x, int64_t x_stride, int64_t n,
+                    float* dw, int64_t dw_stride, int threads) const;
+
+ private:
+  SellBatchArrays arrays() const;
+  int64_t strips() const;
+  int64_t strip_rows(int64_t strip) const;
+  /// Calls body(row, column, entry) for every entry that isn't padding, cell by cell.
+  template <class Body>
+  void for_each_entry(int64_t first_strip, int64_t last_strip, Body body) const;
+
+  const SellBatchKernels& kernels_;
+  int64_t rows_, cols_, nonzeros_;
+  int64_t block_columns_, blocks_;
+  std::vector<int64_t> cell_groups_{0}, cell_entries_{0};
+  std::vector<uint16_t> group_trips_, group_rows_, offsets_;
+  std::vector<float> values_;
+};
+
+}  // namespace coppice::cpu
