@@ -81,6 +81,42 @@ inline const float* column_at(const float* x, uint16_t offset) {
   return reinterpret_cast<const float*>(reinterpret_cast<const char*>(x) + size_t{offset} * V);
 }
 
+/// The `kRows` values of a step, each in all lanes. With AVX-512 a broadcast from memory costs a whole load of a
+/// register, of which a processor does one or two a cycle and x takes most: four values a load instead, spread by
+/// shuffles, which other units do.
+#if defined(COPPICE_ISA_avx512)
+struct Values {
+  Floats quads[kRows / 4];
+  explicit Values(const float* values) {
+    for (int q = 0; q < kRows / 4; ++q) {
+      quads[q] = _mm512_maskz_broadcast_f32x4(kEvery, _mm_loadu_ps(values + 4 * q));
+    }
+  }
+  template <int R>
+  Floats get() const {
+    return _mm512_maskz_permute_ps(kEvery, quads[R / 4], R % 4 * 0x55);
+  }
+};
+#else
+struct Values {
+  const float* values;
+  explicit Values(const float* from) : values(from) {}
+  template <int R>
+  Floats get() const {
+    return broadcast(values[R]);
+  }
+};
+#endif
+
+template <int V, int R = 0>
+inline void add_step(const Values& values, const uint16_t* offsets, const float* x, Floats (*sum)[V]) {
+  const float* at = column_at<V>(x, offsets[R]);
+  const Floats value = values.get<R>();
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) sum[R][v] += value * load_as<Floats>(at + v * kLanes);
+  if constexpr (R + 1 < kRows) add_step<V, R + 1>(values, offsets, x, sum);
+}
+
 template <int V>
 void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, float* y_tile) {
   constexpr int kWidth = V * kLanes;
@@ -97,13 +133,7 @@ void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, flo
         for (int v = 0; v < V; ++v) sum[r][v] = load_as<Floats>(y_tile + rows[r] * kWidth + v * kLanes);
       }
       for (int trips = a.group_trips[g]; trips > 0; --trips) {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const float* at = column_at<V>(x, offsets[r]);
-          const float value = values[r];
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) sum[r][v] += value * load_as<Floats>(at + v * kLanes);
-        }
+        add_step<V>(Values(values), offsets, x, sum);
         values += kRows;
         offsets += kRows;
       }
