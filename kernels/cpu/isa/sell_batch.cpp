@@ -109,8 +109,8 @@ struct Values {
 #endif
 
 template <int V, int R = 0>
-inline void add_step(const Values& values, const uint16_t* offsets, const float* x, Floats (*sum)[V]) {
-  const float* at = column_at<V>(x, offsets[R]);
+inline void add_step(const Values& values, const uint64_t* offsets, const float* x, Floats (*sum)[V]) {
+  const float* at = column_at<V>(x, static_cast<uint16_t>(offsets[R / 4] >> (R % 4 * 16)));
   const Floats value = values.get<R>();
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) sum[R][v] += value * load_as<Floats>(at + v * kLanes);
@@ -133,7 +133,9 @@ void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, flo
         for (int v = 0; v < V; ++v) sum[r][v] = load_as<Floats>(y_tile + rows[r] * kWidth + v * kLanes);
       }
       for (int trips = a.group_trips[g]; trips > 0; --trips) {
-        add_step<V>(Values(values), offsets, x, sum);
+        uint64_t quads[kRows / 4];
+        __builtin_memcpy(quads, offsets, sizeof quads);
+        add_step<V>(Values(values), quads, x, sum);
         values += kRows;
         offsets += kRows;
       }
