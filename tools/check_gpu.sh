@@ -41,7 +41,7 @@ configure() {
 }
 
 # The suites that run on a device. The others look at files, or at the program where it was built.
-packed_suites=(backend dense csr recurrence sequence optimizer prune layers reference train pipeline golden)
+packed_suites=(backend dense sparse recurrence sequence optimizer prune layers reference train pipeline golden)
 
 make_pack() {
   local folder=build-gpu-pack yardsticks file library kib

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "kernels/cpu/dense.hpp"
+#include "kernels/cpu/layouts/balanced.hpp"
+#include "kernels/cpu/layouts/bsr.hpp"
 #include "kernels/cpu/layouts/csr.hpp"
 #include "kernels/cpu/layouts/sell.hpp"
 #include "kernels/cpu/memory.hpp"
@@ -64,9 +66,8 @@ struct LayoutEntry {
   MakeWeight make;
 };
 constexpr LayoutEntry kLayouts[] = {
-    {"dense", make<DenseWeight>},
-    {"csr", make<CsrWeight>},
-    {"sell", make<SellWeight>},
+    {"dense", make<DenseWeight>}, {"csr", make<CsrWeight>},           {"sell", make<SellWeight>},
+    {"bsr", make<BsrWeight>},     {"balanced", make<BalancedWeight>},
 };
 
 }  // namespace

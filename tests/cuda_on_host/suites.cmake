@@ -36,7 +36,7 @@ function(coppice_on_host suite)
 endfunction()
 
 set(orders forward reverse random:1 random:2)
-foreach(suite backend dense csr sequence optimizer)
+foreach(suite backend dense sparse sequence optimizer)
   coppice_on_host(${suite} ORDERS ${orders})
 endforeach()
 # These take minutes an order when they are instrumented.

@@ -17,63 +17,6 @@ inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-void fill_x(const float* x, int64_t stride, int64_t rows, int64_t columns, int64_t block_columns,
-            int64_t width, float* tile) {
-  for (int64_t c0 = 0; c0 < columns; c0 += block_columns) {
-    const int64_t count = min(block_columns, columns - c0);
-    for (int64_t b = 0; b < width; b += kLanes) {
-      const int64_t here = rows - b;
-      transpose_rows(x + min(b, rows) * stride + c0, stride, here < 0 ? 0 : min(here, kLanes), count,
-                     tile + b, width);
-    }
-    tile += block_columns * width;
-    for (int64_t b = 0; b < width; ++b) *tile++ = 0.0f;
-  }
-}
-
-void start_y(const float* y, int64_t stride, int64_t rows, int64_t count, const float* bias, int64_t width,
-             float* tile) {
-  if (y == nullptr) {
-    for (int64_t r = 0; r < count; ++r) {
-      const Floats start = broadcast(bias != nullptr ? 0.0f + bias[r] : 0.0f);
-      for (int64_t b = 0; b < width; b += kLanes) store_as(tile + r * width + b, start);
-    }
-  } else {
-    for (int64_t b = 0; b < width; b += kLanes) {
-      const int64_t here = rows - b;
-      transpose_rows(y + min(b, rows) * stride, stride, here < 0 ? 0 : min(here, kLanes), count, tile + b,
-                     width);
-    }
-    for (int64_t r = 0; bias != nullptr && r < count; ++r) {
-      for (int64_t b = 0; b < width; b += kLanes) {
-        float* at = tile + r * width + b;
-        store_as(at, load_as<Floats>(at) + broadcast(bias[r]));
-      }
-    }
-  }
-  for (int64_t b = 0; b < width; ++b) tile[count * width + b] = 0.0f;
-}
-
-void store_y(const float* tile, int64_t width, int64_t rows, int64_t count, float* y, int64_t stride) {
-  for (int64_t b0 = 0; b0 < rows; b0 += kLanes) {
-    const int64_t here = min(kLanes, rows - b0);
-    int64_t r = 0;
-    for (; r + kLanes <= count; r += kLanes) {
-      Floats row[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) row[i] = load_as<Floats>(tile + (r + i) * width + b0);
-      transpose(row);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if (i < here) store_as(y + (b0 + i) * stride + r, row[i]);
-      }
-    }
-    for (; r < count; ++r) {
-      for (int64_t b = b0; b < b0 + here; ++b) y[b * stride + r] = tile[r * width + b];
-    }
-  }
-}
-
 /// The column of x (of V registers) that an entry of the block at `x` meets. Offsets count bytes of one
 /// register a column, and V of them are an addressing mode of the load.
 template <int V>
@@ -81,35 +24,9 @@ inline const float* column_at(const float* x, uint16_t offset) {
   return reinterpret_cast<const float*>(reinterpret_cast<const char*>(x) + size_t{offset} * V);
 }
 
-/// The `kRows` values of a step, each in all lanes. With AVX-512 a broadcast from memory costs a whole load of a
-/// register, of which a processor does one or two a cycle and x takes most: four values a load instead, spread by
-/// shuffles, which other units do.
-#if defined(COPPICE_ISA_avx512)
-struct Values {
-  Floats quads[kRows / 4];
-  explicit Values(const float* values) {
-    for (int q = 0; q < kRows / 4; ++q) {
-      quads[q] = _mm512_maskz_broadcast_f32x4(kEvery, _mm_loadu_ps(values + 4 * q));
-    }
-  }
-  template <int R>
-  Floats get() const {
-    return _mm512_maskz_permute_ps(kEvery, quads[R / 4], R % 4 * 0x55);
-  }
-};
-#else
-struct Values {
-  const float* values;
-  explicit Values(const float* from) : values(from) {}
-  template <int R>
-  Floats get() const {
-    return broadcast(values[R]);
-  }
-};
-#endif
-
 template <int V, int R = 0>
-inline void add_step(const Values& values, const uint64_t* offsets, const float* x, Floats (*sum)[V]) {
+inline void add_step(const SpreadValues<kRows>& values, const uint64_t* offsets, const float* x,
+                     Floats (*sum)[V]) {
   const float* at = column_at<V>(x, static_cast<uint16_t>(offsets[R / 4] >> (R % 4 * 16)));
   const Floats value = values.get<R>();
 #pragma GCC unroll 4
@@ -135,7 +52,7 @@ void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, flo
       for (int trips = a.group_trips[g]; trips > 0; --trips) {
         uint64_t quads[kRows / 4];
         __builtin_memcpy(quads, offsets, sizeof quads);
-        add_step<V>(Values(values), quads, x, sum);
+        add_step<V>(SpreadValues<kRows>(values), quads, x, sum);
         values += kRows;
         offsets += kRows;
       }
@@ -207,8 +124,7 @@ void add_gradient(const SellBatchArrays& a, int64_t strip, const float* x_tile, 
 }  // namespace
 
 const SellBatchKernels& sell_batch_kernels() {
-  static constexpr SellBatchKernels kernels{kLanes,  kRows,   2 * kLanes, fill_x,
-                                            start_y, store_y, multiply,   add_gradient};
+  static constexpr SellBatchKernels kernels{kRows, multiply, add_gradient};
   return kernels;
 }
 

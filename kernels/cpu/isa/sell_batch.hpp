@@ -20,28 +20,13 @@ struct SellBatchArrays {
   const uint16_t* offsets = nullptr;      ///< [entries]: column within the block * bytes of a register
 };
 
-/// The kernels of one instruction set. Single-threaded; raw pointers only.
-///
-/// The batch lies in the lanes. A tile of x is `width` rows of it transposed, block by block of A's columns:
-/// tile[block][column within it][row], and after each block's columns one of zeros: it should stay in L1. A
-/// tile of y is a strip's rows likewise, [row within the strip][row of x], and one row more that takes the
-/// results of rows which a last group lacks.
+/// The kernels of one instruction set, on tiles of x and y (batch_tiles.hpp). Single-threaded; raw pointers
+/// only.
 ///
 /// Every element of y is one chain y = y + a·x over the row's nonzeros, columns ascending, from its starting
 /// value: the bits of a dense product, whatever the blocks, strips and widths.
 struct SellBatchKernels {
-  int64_t lanes;
   int64_t group_rows;
-  /// Rows of x that a tile may hold: one, two or four registers.
-  int64_t largest_width;
-  /// tile[column * width + b] = x[b * stride + column] for b < rows, 0 for the other b < width.
-  void (*fill_x)(const float* x, int64_t stride, int64_t rows, int64_t columns, int64_t block_columns,
-                 int64_t width, float* tile);
-  /// A tile of y from what the sums start with: bias (or 0), plus y itself where `y` isn't null.
-  void (*start_y)(const float* y, int64_t stride, int64_t rows, int64_t count, const float* bias,
-                  int64_t width, float* tile);
-  /// Writes it back.
-  void (*store_y)(const float* tile, int64_t width, int64_t rows, int64_t count, float* y, int64_t stride);
   /// A strip's rows of the product, added to its tile of y.
   void (*multiply)(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width,
                    float* y_tile);

@@ -193,5 +193,32 @@ inline double sum_of_lanes(Doubles x) {
   return lanes[0];
 }
 
+/// N neighbours in memory (N a multiple of 4), each to be had in all lanes. With AVX-512 a broadcast from
+/// memory costs a whole load of a register, of which a processor does one or two a cycle: four values a load
+/// instead, spread by shuffles, which other units do.
+template <int N>
+struct SpreadValues {
+#if defined(__AVX512F__)
+  Floats quads[N / 4];
+  explicit SpreadValues(const float* from) {
+#pragma GCC unroll 4
+    for (int q = 0; q < N / 4; ++q) {
+      quads[q] = _mm512_maskz_broadcast_f32x4(kEvery, _mm_loadu_ps(from + 4 * q));
+    }
+  }
+  template <int I>
+  Floats get() const {
+    return _mm512_maskz_permute_ps(kEvery, quads[I / 4], I % 4 * 0x55);
+  }
+#else
+  const float* values;
+  explicit SpreadValues(const float* from) : values(from) {}
+  template <int I>
+  Floats get() const {
+    return broadcast(values[I]);
+  }
+#endif
+};
+
 }  // namespace
 }  // namespace coppice::cpu::COPPICE_ISA

@@ -9,51 +9,30 @@
 namespace coppice::cpu {
 namespace {
 
-/// Rows of A whose sums for a tile of x wait in L2 (64 KiB with AVX-512) while the columns' blocks pass.
-constexpr int64_t kStripRows = 512;
-
-/// A block's columns of a tile of two registers take 32 KiB or less: L1. Where a row has so few nonzeros that
-/// starting its loop would cost as much as running it, twice that.
+/// A block's columns of a tile of two registers take 32 KiB or less, which is L1; half more where a row has
+/// so few nonzeros that starting its loop costs as much as what it saves.
 int64_t choose_block_columns(int64_t lanes, int64_t rows, int64_t cols, int64_t nonzeros) {
   const int64_t columns = lanes == 16 ? 256 : 512;
   const bool thin = nonzeros * columns < 16 * rows * cols;
-  return std::clamp<int64_t>(cols, 1, thin ? 2 * columns - 1 : columns);
-}
-
-float* thread_scratch(int64_t floats) {
-  thread_local Scratch scratch;
-  return scratch.floats(floats, "a sparse product's working memory");
-}
-
-/// Calls body(first, last, its floats of scratch) for shares of `items`, one a thread.
-template <class Body>
-void for_each_share(int64_t items, int64_t threads, int64_t scratch_floats, Body body) {
-  const int64_t shares = std::max<int64_t>(1, std::min(items, threads));
-  scratch_floats = (scratch_floats + 15) / 16 * 16;
-  // One allocation here rather than one in each thread: an exception can't leave a parallel region.
-  float* scratch = thread_scratch(shares * scratch_floats);
-  if (shares == 1) return body(0, items, scratch);
-#pragma omp parallel for num_threads(static_cast <int>(shares)) schedule(static)
-  for (int64_t share = 0; share < shares; ++share) {
-    body(items * share / shares, items * (share + 1) / shares, scratch + share * scratch_floats);
-  }
+  return std::clamp<int64_t>(cols, 1, thin ? columns + columns / 2 : columns);
 }
 
 }  // namespace
 
 SellBatch::SellBatch(const CpuContext& context, const CompressedRows& matrix)
     : kernels_(COPPICE_KERNELS(context.isa, sell_batch_kernels)),
+      tiles_(context.isa),
       rows_(matrix.rows),
       cols_(matrix.cols),
       nonzeros_(matrix.nonzeros()),
-      block_columns_(choose_block_columns(kernels_.lanes, rows_, cols_, nonzeros_)),
+      block_columns_(choose_block_columns(tiles_.lanes(), rows_, cols_, nonzeros_)),
       blocks_((cols_ + block_columns_ - 1) / block_columns_) {
-  const auto step = static_cast<uint16_t>(kernels_.lanes * static_cast<int64_t>(sizeof(float)));
+  const auto step = static_cast<uint16_t>(tiles_.lanes() * static_cast<int64_t>(sizeof(float)));
   const auto height = static_cast<size_t>(kernels_.group_rows);
   const auto zero_column = static_cast<uint16_t>(block_columns_ * step);
   std::vector<int64_t> next(matrix.row_offsets.begin(), matrix.row_offsets.end() - 1);
-  for (int64_t strip = 0; strip < strips(); ++strip) {
-    const auto count = static_cast<size_t>(strip_rows(strip));
+  for (int64_t strip = 0; strip < strips_of(rows_); ++strip) {
+    const auto count = static_cast<size_t>(strip_rows(rows_, strip));
     const auto first_row = static_cast<size_t>(strip * kStripRows);
     for (int64_t block = 0; block < blocks_; ++block) {
       std::vector<int64_t> begin(count), length(count);
@@ -97,13 +76,6 @@ SellBatch::SellBatch(const CpuContext& context, const CompressedRows& matrix)
   offsets_.shrink_to_fit();
 }
 
-int64_t SellBatch::strips() const {
-  return (rows_ + kStripRows - 1) / kStripRows;
-}
-int64_t SellBatch::strip_rows(int64_t strip) const {
-  return std::min(kStripRows, rows_ - strip * kStripRows);
-}
-
 SellBatchArrays SellBatch::arrays() const {
   SellBatchArrays a;
   a.blocks = blocks_;
@@ -125,10 +97,10 @@ int64_t SellBatch::bytes() const {
 }
 
 template <class Body>
-void SellBatch::for_each_entry(int64_t first_strip, int64_t last_strip, Body body) const {
-  const int64_t step = kernels_.lanes * static_cast<int64_t>(sizeof(float));
+void SellBatch::for_each_entry(Body body) const {
+  const int64_t step = tiles_.lanes() * static_cast<int64_t>(sizeof(float));
   const auto height = static_cast<size_t>(kernels_.group_rows);
-  for (int64_t cell = first_strip * blocks_; cell < last_strip * blocks_; ++cell) {
+  for (int64_t cell = 0; cell + 1 < static_cast<int64_t>(cell_entries_.size()); ++cell) {
     const int64_t first_row = cell / blocks_ * kStripRows, first_column = cell % blocks_ * block_columns_;
     auto entry = static_cast<size_t>(cell_entries_[static_cast<size_t>(cell)]);
     for (auto g = static_cast<size_t>(cell_groups_[static_cast<size_t>(cell)]);
@@ -145,72 +117,37 @@ void SellBatch::for_each_entry(int64_t first_strip, int64_t last_strip, Body bod
 }
 
 void SellBatch::refresh(const DenseValues& values) {
-  for_each_entry(0, strips(),
-                 [&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.at(row, col); });
+  for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.at(row, col); });
 }
 
 CompressedRows SellBatch::compressed_rows() const {
   return compress_entries(rows_, cols_, nonzeros_, [&](auto body) {
-    for_each_entry(0, strips(),
-                   [&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
+    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
   });
 }
 
 void SellBatch::multiply(const float* x, int64_t x_stride, int64_t n, const float* bias, bool accumulate,
                          float* y, int64_t y_stride, int threads) const {
   const SellBatchArrays a = arrays();
-  const int64_t width = n <= kernels_.lanes ? kernels_.lanes : kernels_.largest_width;
-  const int64_t tiles = (n + width - 1) / width;
-  const int64_t x_floats = blocks_ * (block_columns_ + 1) * width;
-  const int64_t y_floats = (std::min(kStripRows, rows_) + 1) * width;
-  // One item: a strip of A and a tile of x. Each thread transposes the tiles that it meets.
-  for_each_share(tiles * strips(), threads_for(threads, nonzeros_ * n), x_floats + y_floats,
-                 [&](int64_t first, int64_t last, float* x_tile) {
-                   float* y_tile = x_tile + x_floats;
-                   for (int64_t item = first, filled = -1; item < last; ++item) {
-                     const int64_t tile = item / strips(), strip = item % strips(), row = strip * kStripRows;
-                     const int64_t b = tile * width, batch = std::min(width, n - b);
-                     if (tile != filled) {
-                       kernels_.fill_x(x + b * x_stride, x_stride, batch, cols_, block_columns_, width,
-                                       x_tile);
-                       filled = tile;
-                     }
-                     float* to = y + b * y_stride + row;
-                     kernels_.start_y(accumulate ? to : nullptr, y_stride, batch, strip_rows(strip),
-                                      bias != nullptr ? bias + row : nullptr, width, y_tile);
-                     kernels_.multiply(a, strip, x_tile, width, y_tile);
-                     kernels_.store_y(y_tile, width, batch, strip_rows(strip), to, y_stride);
-                   }
-                 });
+  tiles_.multiply({rows_, cols_, block_columns_}, x, x_stride, n, bias, accumulate, y, y_stride,
+                  threads_for(threads, nonzeros_ * n),
+                  [&](int64_t strip, const float* x_tile, int64_t width, float* y_tile) {
+                    kernels_.multiply(a, strip, x_tile, width, y_tile);
+                  });
 }
 
 void SellBatch::add_gradient(const float* dy, int64_t dy_stride, const float* x, int64_t x_stride, int64_t n,
                              float* dw, int64_t dw_stride, int threads) const {
   const SellBatchArrays a = arrays();
-  const int64_t width = n <= kernels_.lanes ? kernels_.lanes : kernels_.largest_width;
-  const int64_t x_floats = blocks_ * (block_columns_ + 1) * width;
-  const int64_t dy_floats = (std::min(kStripRows, rows_) + 1) * width;
   thread_local Scratch entry_sums;
   float* sums = entry_sums.floats(static_cast<int64_t>(values_.size()), "the gradient of a sparse weight");
-  for_each_share(strips(), threads_for(threads, nonzeros_ * n), x_floats + dy_floats,
-                 [&](int64_t first, int64_t last, float* x_tile) {
-                   float* dy_tile = x_tile + x_floats;
-                   const auto begin = static_cast<size_t>(first * blocks_);
-                   const auto end = static_cast<size_t>(last * blocks_);
-                   std::fill(sums + cell_entries_[begin], sums + cell_entries_[end], 0.0f);
-                   for (int64_t b = 0; b < n; b += width) {
-                     const int64_t batch = std::min(width, n - b);
-                     kernels_.fill_x(x + b * x_stride, x_stride, batch, cols_, block_columns_, width, x_tile);
-                     for (int64_t strip = first; strip < last; ++strip) {
-                       kernels_.start_y(dy + b * dy_stride + strip * kStripRows, dy_stride, batch,
-                                        strip_rows(strip), nullptr, width, dy_tile);
-                       kernels_.add_gradient(a, strip, x_tile, width, dy_tile, sums);
-                     }
-                   }
-                   for_each_entry(first, last, [&](int64_t row, int64_t col, size_t entry) {
-                     dw[row * dw_stride + col] += sums[entry];
-                   });
-                 });
+  std::fill(sums, sums + values_.size(), 0.0f);
+  tiles_.for_each_strip({rows_, cols_, block_columns_}, dy, dy_stride, x, x_stride, n,
+                        threads_for(threads, nonzeros_ * n),
+                        [&](int64_t strip, const float* x_tile, int64_t width, const float* dy_tile) {
+                          kernels_.add_gradient(a, strip, x_tile, width, dy_tile, sums);
+                        });
+  for_each_entry([&](int64_t row, int64_t col, size_t entry) { dw[row * dw_stride + col] += sums[entry]; });
 }
 
 }  // namespace coppice::cpu

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/context.hpp"
 #include "kernels/cpu/isa/sell_batch.hpp"
+#include "kernels/cpu/layouts/batch_tiles.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
 
 namespace coppice::cpu {
@@ -32,13 +33,12 @@ class SellBatch {
 
  private:
   SellBatchArrays arrays() const;
-  int64_t strips() const;
-  int64_t strip_rows(int64_t strip) const;
   /// Calls body(row, column, entry) for every entry that isn't padding, cell by cell.
   template <class Body>
-  void for_each_entry(int64_t first_strip, int64_t last_strip, Body body) const;
+  void for_each_entry(Body body) const;
 
   const SellBatchKernels& kernels_;
+  const BatchTiles tiles_;
   int64_t rows_, cols_, nonzeros_;
   int64_t block_columns_, blocks_;
   std::vector<int64_t> cell_groups_{0}, cell_entries_{0};

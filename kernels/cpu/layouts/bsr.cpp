@@ -1,0 +1,167 @@
+#include "kernels/cpu/layouts/bsr.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "kernels/error.hpp"
+
+namespace coppice::cpu {
+namespace {
+
+struct Place {
+  int64_t row, col;
+};
+
+/// The first block of `height` rows that is neither zero nor free of zeros.
+std::optional<Place> broken_block(MatrixView<const float> values, int64_t height) {
+  for (int64_t row = 0; row < values.rows; row += height) {
+    const int64_t last = std::min(row + height, values.rows);
+    for (int64_t c = 0; c < values.cols; ++c) {
+      const bool zero = values.row(row)[c] == 0.0f;
+      for (int64_t r = row + 1; r < last; ++r) {
+        if ((values.row(r)[c] == 0.0f) != zero) return Place{row, c};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+int64_t find_height(MatrixView<const float> values) {
+  std::optional<Place> broken;
+  for (const int64_t height : {16, 8, 4}) {
+    broken = broken_block(values, height);
+    if (!broken) return height;
+  }
+  bad_input(
+      "layout bsr: a matrix of [{}, {}] is not made of blocks of 16, 8 or 4 rows by one column: rows {} to "
+      "{} "
+      "of column {} hold both zeros and nonzeros",
+      values.rows, values.cols, broken->row, std::min(broken->row + 4, values.rows) - 1, broken->col);
+}
+
+}  // namespace
+
+BsrWeight::BsrWeight(const CpuContext& context, MatrixView<const float> values)
+    : CpuWeight(values.rows, values.cols, values.device),
+      context_(context),
+      kernels_(COPPICE_KERNELS(context.isa, bsr_kernels)),
+      tiles_(context.isa),
+      height_(find_height(values)) {
+  if (values.cols > std::numeric_limits<int32_t>::max()) {
+    bad_input("layout bsr: a weight of [{}, {}] needs column numbers beyond 31 bits", values.rows,
+              values.cols);
+  }
+  for (int64_t row = 0; row < out(); row += height_) {
+    const int64_t count = std::min(height_, out() - row);
+    for (int64_t c = 0; c < in(); ++c) {
+      if (values.row(row)[c] == 0.0f) continue;
+      col_indices_.push_back(static_cast<int32_t>(c));
+      for (int64_t r = 0; r < height_; ++r) values_.push_back(r < count ? values.row(row + r)[c] : -0.0f);
+      nonzeros_ += count;
+    }
+    block_offsets_.push_back(static_cast<int64_t>(col_indices_.size()));
+  }
+  col_indices_.shrink_to_fit();
+  values_.shrink_to_fit();
+}
+
+int64_t BsrWeight::bytes() const {
+  return static_cast<int64_t>(block_offsets_.size() * sizeof(int64_t) +
+                              col_indices_.size() * sizeof(int32_t) + values_.size() * sizeof(float));
+}
+
+BsrArrays BsrWeight::arrays() const {
+  BsrArrays a;
+  a.height = height_;
+  a.rows = out();
+  a.block_offsets = block_offsets_.data();
+  a.col_indices = col_indices_.data();
+  a.values = values_.data();
+  return a;
+}
+
+template <class Body>
+void BsrWeight::for_each_entry(Body body) const {
+  for (size_t b = 0; b + 1 < block_offsets_.size(); ++b) {
+    const int64_t row = static_cast<int64_t>(b) * height_, count = std::min(height_, out() - row);
+    for (int64_t p = block_offsets_[b]; p < block_offsets_[b + 1]; ++p) {
+      for (int64_t r = 0; r < count; ++r) {
+        body(row + r, int64_t{col_indices_[static_cast<size_t>(p)]}, static_cast<size_t>(p * height_ + r));
+      }
+    }
+  }
+}
+
+CompressedRows BsrWeight::compressed_rows() const {
+  return compress_entries(out(), in(), nonzeros_, [&](auto body) {
+    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
+  });
+}
+
+void BsrWeight::refresh_impl(MatrixView<const float> values) {
+  for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.row(row)[col]; });
+  if (transposed_) transposed_->refresh({values.data, 1, values.stride});
+  if (gradient_) gradient_->refresh({values.data, values.stride, 1});
+}
+
+void BsrWeight::multiply(const float* x, int64_t ldx, int64_t n, const float* bias, bool accumulate, float* y,
+                         int64_t ldy, int threads) const {
+  const BsrArrays a = arrays();
+  const int64_t block_rows = static_cast<int64_t>(block_offsets_.size()) - 1;
+  threads = threads_for(threads, nonzeros_ * n);
+  if (n > 1) {
+    return tiles_.multiply({out(), in(), std::max<int64_t>(in(), 1)}, x, ldx, n, bias, accumulate, y, ldy,
+                           threads, [&](int64_t strip, const float* x_tile, int64_t width, float* y_tile) {
+                             const int64_t blocks = kStripRows / height_, first = strip * blocks;
+                             kernels_.multiply_batch(a, first, std::min(first + blocks, block_rows), x_tile,
+                                                     width, y_tile);
+                           });
+  }
+  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, block_rows));
+  if (shares == 1) return kernels_.multiply_single(a, 0, block_rows, x, bias, accumulate, y);
+#pragma omp parallel for num_threads(static_cast <int>(shares)) schedule(static)
+  for (int64_t share = 0; share < shares; ++share) {
+    kernels_.multiply_single(a, block_rows * share / shares, block_rows * (share + 1) / shares, x, bias,
+                             accumulate, y);
+  }
+}
+
+void BsrWeight::multiply_impl(MatrixView<const float> x, VectorView<const float> bias, MatrixView<float> y,
+                              bool accumulate) {
+  multiply(x.data, x.stride, x.rows, bias.empty() ? nullptr : bias.data, accumulate, y.data, y.stride,
+           context_.threads);
+}
+
+void BsrWeight::multiply_rows(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
+                              bool accumulate) const {
+  multiply(x, ldx, rows, nullptr, accumulate, y, ldy, 1);
+}
+
+void BsrWeight::prepare_transposed(int64_t n) {
+  if (!transposed_) transposed_.emplace(context_, compressed_rows().transposed());
+  transposed_->prepare(n);
+}
+
+void BsrWeight::prepare_rows(bool transposed) {
+  if (transposed) prepare_transposed(std::numeric_limits<int64_t>::max());
+}
+
+void BsrWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixView<float> dx, bool accumulate) {
+  prepare_transposed(dy.rows);
+  transposed_->multiply(dy.data, dy.stride, dy.rows, nullptr, accumulate, dx.data, dx.stride,
+                        context_.threads);
+}
+
+void BsrWeight::multiply_transposed_rows(const float* dy, int64_t ldy, int64_t rows, float* dx, int64_t ldx,
+                                         bool accumulate) const {
+  transposed_->multiply(dy, ldy, rows, nullptr, accumulate, dx, ldx, 1);
+}
+
+void BsrWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
+                                         MatrixView<float> dw) {
+  if (!gradient_) gradient_.emplace(context_, compressed_rows());
+  gradient_->add_gradient(dy, x, dw);
+}
+
+}  // namespace coppice::cpu
