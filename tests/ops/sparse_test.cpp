@@ -16,11 +16,53 @@ class SparseTest : public OpsTest {
     const std::vector<std::string_view> names = backend().layouts();
     return {names.begin() + 1, names.end()};  // "dense" comes first
   }
-  /// Column numbers take two bytes on a GPU where they do, and the order of rows is stored; offsets four.
+  /// Column numbers take two bytes on a GPU where they do, and the order of rows is stored; offsets four. The
+  /// sliced forms of a processor are made when they are wanted: theirs is a test of its own.
+  bool bytes_are_told(const std::string& layout) { return layout == "csr" || layout == "cusparse"; }
   int64_t expected_bytes(const std::string& layout, int64_t nonzeros, int64_t out) {
-    if (layout == "csr" && backend().device().type == Device::Type::cpu) return nonzeros * 8 + (out + 1) * 8;
+    if (backend().device().type == Device::Type::cpu) return nonzeros * 8 + (out + 1) * 8;
     if (layout == "csr") return nonzeros * 6 + (out + 1) * 4 + (out + 31) / 32 * 32 * 4;
     return nonzeros * 8 + (out + 1) * 4;
+  }
+  /// Cuts the pattern that the layout is for.
+  void cut(const std::string& layout, WeightCase& c) {
+    if (layout == "bsr") {
+      cut_blocks(c, random_.one_of<int64_t>({4, 8, 16}), random_.one_of<float>({0.0f, 0.6f, 0.9f, 1.0f}));
+    } else if (layout == "balanced") {
+      cut_balanced(c, random_.below(20));
+    } else {
+      make_uneven(c);
+    }
+  }
+  std::vector<float> nonzeros(int64_t count) {
+    std::vector<float> values = random_.normals(count);
+    std::replace(values.begin(), values.end(), 0.0f, 1.0f);
+    return values;
+  }
+  /// Zeros in blocks of `height` rows by one column.
+  void cut_blocks(WeightCase& c, int64_t height, float sparsity) {
+    c.w = nonzeros(c.out * c.in);
+    for (int64_t o = 0; o < c.out; o += height) {
+      for (int64_t i = 0; i < c.in; ++i) {
+        if (random_.uniform() >= sparsity) continue;
+        for (int64_t r = o; r < std::min(o + height, c.out); ++r)
+          c.w[static_cast<size_t>(r * c.in + i)] = 0.0f;
+      }
+    }
+  }
+  /// `kept` values of every 64 columns, in each row others.
+  void cut_balanced(WeightCase& c, int64_t kept) {
+    c.w = nonzeros(c.out * c.in);
+    for (int64_t o = 0; o < c.out; ++o) {
+      for (int64_t begin = 0; begin < c.in; begin += 64) {
+        const int64_t columns = std::min<int64_t>(64, c.in - begin);
+        for (int64_t left = columns, to_cut = std::max<int64_t>(0, columns - kept); left > 0; --left) {
+          if (random_.below(left) >= to_cut) continue;
+          c.w[static_cast<size_t>(o * c.in + begin + left - 1)] = 0.0f;
+          --to_cut;
+        }
+      }
+    }
   }
   /// Uneven on purpose: an empty row, a full row, an empty column.
   void make_uneven(WeightCase& c) {
@@ -37,16 +79,18 @@ TEST_P(SparseTest, ProductsMatchDouble) {
   std::vector<std::array<int64_t, 3>> shapes = weight_shapes(random_);
   shapes.push_back({1030, 40, 33});  // more rows of x than are transposed at a time
   for (const auto& [n, out, in] : shapes) {
-    WeightCase c(random_, n, out, in, random_.one_of<float>({0.0f, 0.5f, 0.9f, 1.0f}));
-    make_uneven(c);
     for (const std::string& layout : layouts()) {
+      WeightCase c(random_, n, out, in, random_.one_of<float>({0.0f, 0.5f, 0.9f, 1.0f}));
+      cut(layout, c);
       SCOPED_TRACE(layout + ", " + c.name());
       TestMatrix w(backend(), out, in, c.w), x(backend(), n, in, c.x), dy(backend(), n, out, c.dy);
       TestMatrix bias(backend(), 1, out, c.bias);
       const auto weight = backend().make_weight(layout, w);
       EXPECT_EQ(weight->layout(), layout);
       EXPECT_EQ(weight->nonzeros(), std::count_if(c.w.begin(), c.w.end(), [](float v) { return v != 0.0f; }));
-      if (layout != "sell") EXPECT_EQ(weight->bytes(), expected_bytes(layout, weight->nonzeros(), out));
+      if (bytes_are_told(layout)) {
+        EXPECT_EQ(weight->bytes(), expected_bytes(layout, weight->nonzeros(), out));
+      }
 
       TestMatrix y(backend(), n, out);
       weight->multiply(x, {}, y);
@@ -81,10 +125,10 @@ TEST_P(SparseTest, ProductsMatchDouble) {
 }
 
 TEST_P(SparseTest, ProductsAreTheSameBitsEveryTime) {
-  WeightCase c(random_, 45, 130, 90, 0.8f);
-  make_uneven(c);
   for (const std::string& layout : layouts()) {
     SCOPED_TRACE(layout);
+    WeightCase c(random_, 45, 130, 90, 0.8f);
+    cut(layout, c);
     std::vector<std::vector<uint32_t>> first;
     for (int run = 0; run < 3; ++run) {
       TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x),
@@ -131,7 +175,8 @@ TEST_P(SparseTest, AnyNumberOfRowsMayComeBack) {
 TEST_P(SparseTest, RefreshTakesValuesWithinThePattern) {
   for (const std::string& layout : layouts()) {
     SCOPED_TRACE(layout);
-    WeightCase c(random_, 6, 50, 34, 0.7f);
+    WeightCase c(random_, random_.one_of<int64_t>({1, 6}), 50, 34, 0.7f);
+    cut(layout, c);
     TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), dy(backend(), c.n, c.out, c.dy);
     TestMatrix y(backend(), c.n, c.out), dx(backend(), c.n, c.in);
     const auto weight = backend().make_weight(layout, w);
@@ -156,8 +201,9 @@ TEST_P(SparseTest, RefreshTakesValuesWithinThePattern) {
 TEST_P(SparseTest, MatricesMayBeWideOrTall) {
   for (const auto& [out, in] :
        {std::pair<int64_t, int64_t>{2, 65'600}, {65'600, 2}, {2, 65'536}, {65'536, 2}}) {
-    WeightCase c(random_, 5, out, in, 0.97f);
     for (const std::string& layout : layouts()) {
+      WeightCase c(random_, random_.one_of<int64_t>({1, 5}), out, in, 0.97f);
+      cut(layout, c);
       SCOPED_TRACE(layout + ", " + c.name());
       TestMatrix w(backend(), out, in, c.w), x(backend(), c.n, in, c.x), dy(backend(), c.n, out, c.dy);
       TestMatrix y(backend(), c.n, out), dx(backend(), c.n, in);
@@ -175,7 +221,7 @@ TEST_P(CpuSparseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
        std::vector<std::array<int64_t, 3>>{{70, 257, 300}, {33, 200, 33}, {3, 900, 255}}) {
     for (const std::string& layout : layouts()) {
       WeightCase c(random_, n, out, in, 0.6f);
-      make_uneven(c);
+      cut(layout, c);
       SCOPED_TRACE(layout + ", " + c.name());
       std::vector<std::vector<uint32_t>> y_bits, dx_bits, dw_bits;
       for (const int threads : {1, 2, 3, 8}) {
@@ -216,10 +262,119 @@ TEST_P(CpuSparseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
   }
 }
 
+// The order of additions is the dense product's, so that what a masked model was tested to give is what the
+// sparse one gives. Every form of every layout, whatever the number of rows.
+TEST_P(CpuSparseTest, TheBitsAreThoseOfTheDenseProduct) {
+  for (const std::string layout : {"sell", "bsr", "balanced"}) {
+    std::vector<std::array<int64_t, 2>> sizes = {{1, 1}, {4, 64}, {33, 65}, {600, 300}, {70, 1200}};
+    sizes.push_back({random_.one_of(kOddSizes), random_.one_of(kOddSizes)});
+    for (const auto& [out, in] : sizes) {
+      for (const int64_t n : {1, 2, 3, 4, 16, 17, 33, 70}) {
+        WeightCase c(random_, n, out, in, random_.one_of<float>({0.0f, 0.5f, 0.9f, 0.99f}));
+        cut(layout, c);
+        SCOPED_TRACE(layout + ", " + c.name());
+        TestMatrix w(backend(), out, in, c.w), x(backend(), n, in, c.x), dy(backend(), n, out, c.dy);
+        TestMatrix bias(backend(), 1, out, c.bias);
+        const auto dense = backend().dense_weight(w), sparse = backend().make_weight(layout, w);
+        const bool accumulate = random_.below(2) == 1, with_bias = random_.below(2) == 1;
+        const std::vector<float> y_start = random_.normals(n * out), dx_start = random_.normals(n * in);
+        std::vector<std::vector<uint32_t>> y_bits, dx_bits;
+        for (Weight* weight : {dense.get(), sparse.get()}) {
+          TestMatrix y(backend(), n, out, y_start), dx(backend(), n, in, dx_start);
+          weight->multiply(x, with_bias ? bias.vector() : VectorView<float>{}, y, accumulate);
+          weight->multiply_transposed(dy, dx, accumulate);
+          y_bits.push_back(bits(y.values()));
+          dx_bits.push_back(bits(dx.values()));
+          y.expect_untouched_around();
+          dx.expect_untouched_around();
+        }
+        ASSERT_EQ(y_bits[1], y_bits[0]);
+        ASSERT_EQ(dx_bits[1], dx_bits[0]);
+      }
+    }
+  }
+}
+
+// What isn't stored is not multiplied: padding must not meet an infinity of x, nor a NaN.
+TEST_P(CpuSparseTest, InfinitiesReachTheRowsThatWeighThemAlone) {
+  for (const std::string layout : {"sell", "bsr", "balanced"}) {
+    for (const int64_t n : {1, 5, 40}) {
+      WeightCase c(random_, n, 75, 130, 0.8f);
+      cut(layout, c);
+      const int64_t bad = random_.below(c.in);
+      for (int64_t b = 0; b < n; ++b) {
+        c.x[static_cast<size_t>(b * c.in + bad)] = random_.below(2) == 1 ? kPoison : -INFINITY;
+      }
+      SCOPED_TRACE(layout + ", " + c.name());
+      TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), n, c.in, c.x), y(backend(), n, c.out);
+      backend().make_weight(layout, w)->multiply(x, {}, y);
+      const std::vector<float> values = y.values();
+      for (size_t i = 0; i < values.size(); ++i) {
+        const size_t row = i % static_cast<size_t>(c.out);
+        const bool weighed = c.w[row * static_cast<size_t>(c.in) + static_cast<size_t>(bad)] != 0.0f;
+        ASSERT_EQ(std::isfinite(values[i]), !weighed) << "row " << row;
+      }
+    }
+  }
+}
+
+// Memory is what products asked for: one form, or both.
+TEST_P(CpuSparseTest, SlicedFormsAreSmallAndMadeWhenTheyAreWanted) {
+  WeightCase c(random_, 33, 512, 700, 0.9f);
+  TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), y(backend(), c.n, c.out);
+  const auto weight = backend().make_weight("sell", w);
+  weight->multiply(x, {}, y);
+  const int64_t batch = weight->bytes();
+  EXPECT_GE(batch, weight->nonzeros() * 6);
+  EXPECT_LE(batch, weight->nonzeros() * 7);
+  const std::vector<uint32_t> expected = bits(y.values());
+  const TestMatrix one(backend(), 1, c.in, std::vector<float>(c.x.begin(), c.x.begin() + c.in));
+  TestMatrix row(backend(), 1, c.out);
+  weight->multiply(one, {}, row);
+  EXPECT_LE(weight->bytes() - batch, weight->nonzeros() * 8);
+  EXPECT_GE(weight->bytes() - batch, weight->nonzeros() * 5);
+  EXPECT_EQ(bits(row.values()), std::vector<uint32_t>(expected.begin(), expected.begin() + c.out));
+
+  // And one form can be made from the other.
+  const auto other = backend().make_weight("sell", w);
+  other->multiply(one, {}, row);
+  EXPECT_LE(other->bytes(), weight->nonzeros() * 8);
+  other->multiply(x, {}, y);
+  EXPECT_EQ(bits(y.values()), expected);
+}
+
+TEST_P(CpuSparseTest, PatternsAreVerified) {
+  WeightCase c(random_, 1, 32, 128, 0.0f);
+  cut_blocks(c, 16, 0.5f);
+  for (size_t column = 0; column < 7; ++column) {
+    for (size_t r = 0; r < 32; ++r) c.w[r * 128 + column] = r == 5 ? 0.0f : 1.0f;
+  }
+  expect_error(ErrorKind::bad_input, "rows 4 to 7 of column 6 hold both zeros and nonzeros",
+               [&] { backend().make_weight("bsr", TestMatrix(backend(), 32, 128, c.w)); });
+  cut_balanced(c, 6);
+  for (size_t i = 64; i < 128; ++i) c.w[9 * 128 + i] = 0.0f;
+  expect_error(ErrorKind::bad_input,
+               "row 9 of a matrix of [32, 128] has 0 nonzeros in columns 64 to 127, where another row has 6",
+               [&] { backend().make_weight("balanced", TestMatrix(backend(), 32, 128, c.w)); });
+}
+
+// A weight that was kept may be zero, by chance or until it is trained.
+TEST_P(CpuSparseTest, AKeptZeroIsNoOtherPattern) {
+  for (const std::string layout : {"bsr", "balanced"}) {
+    SCOPED_TRACE(layout);
+    WeightCase c(random_, 3, 80, 130, 0.0f);
+    layout == "bsr" ? cut_blocks(c, 8, 0.5f) : cut_balanced(c, 33);
+    *std::find_if(c.w.begin() + 2000, c.w.end(), [](float v) { return v != 0.0f; }) = 0.0f;
+    TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), y(backend(), c.n, c.out);
+    backend().make_weight(layout, w)->multiply(x, {}, y);
+    expect_close(y.values(), c.multiply(false), c.in);
+  }
+}
+
 TEST_P(SparseTest, UnknownLayoutsAreRefusedByName) {
   TestMatrix w(backend(), 4, 6, random_.normals(24));
-  const std::string known =
-      GetParam().device == "cpu" ? "cpu; known: dense, csr, sell" : "cuda:0; known: dense, csr, cusparse";
+  const std::string known = GetParam().device == "cpu" ? "cpu; known: dense, csr, sell, bsr, balanced"
+                                                       : "cuda:0; known: dense, csr, cusparse";
   expect_error(ErrorKind::bad_input, "no weight layout \"ellpack\" on " + known,
                [&] { backend().make_weight("ellpack", w); });
 }

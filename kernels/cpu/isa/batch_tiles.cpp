@@ -44,7 +44,7 @@ void start_y(const float* y, int64_t stride, int64_t rows, int64_t count, const 
       }
     }
   }
-  for (int64_t b = 0; b < width; ++b) tile[count * width + b] = 0.0f;
+  for (int64_t i = 0; i < kSpareColumns * width; ++i) tile[count * width + i] = 0.0f;
 }
 
 void store_y(const float* tile, int64_t width, int64_t rows, int64_t count, float* y, int64_t stride) {

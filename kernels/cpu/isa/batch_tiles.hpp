@@ -4,12 +4,15 @@
 
 namespace coppice::cpu {
 
+/// Columns that a tile of y has beyond a strip's, for results that nobody wants.
+constexpr int64_t kSpareColumns = 16;
+
 /// How rows of x and y become tiles in which the batch lies in the lanes, so that one value of a sparse
 /// matrix meets a whole register of x. A tile's `width` is one or two registers.
 ///
 /// A tile of x holds `width` rows of it, transposed and cut into blocks of columns: tile[block][column within
 /// it][row], and after each block's columns one of zeros, for padding to meet. A tile of y holds a strip of
-/// its columns, [column][row], and one column more for results that nobody wants.
+/// its columns, [column][row], and the spare ones.
 struct BatchTileKernels {
   int64_t lanes;  ///< of a register
   /// Rows of x beyond `rows` read as 0.

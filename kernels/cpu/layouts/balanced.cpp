@@ -1,6 +1,7 @@
 #include "kernels/cpu/layouts/balanced.hpp"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/error.hpp"
 
@@ -8,23 +9,34 @@ namespace coppice::cpu {
 namespace {
 
 constexpr int64_t kRun = 64;
+/// A kept value may happen to be zero; more of them than that are another pattern.
+constexpr int64_t kKeptPerZero = 1000;
 
 MatrixView<const float> check_balance(MatrixView<const float> values) {
+  int64_t kept = 0, missing = 0;
+  int64_t row = 0, column = 0, found = 0, expected = 0;  // of a run that has too few
+  std::vector<int64_t> counts(static_cast<size_t>(values.rows));
   for (int64_t c = 0; c < values.cols; c += kRun) {
-    const int64_t count = std::min(kRun, values.cols - c);
-    const auto kept = [&](int64_t r) {
+    const int64_t width = std::min(kRun, values.cols - c);
+    int64_t most = 0;
+    for (int64_t r = 0; r < values.rows; ++r) {
       const float* run = values.row(r) + c;
-      return count - std::count(run, run + count, 0.0f);
-    };
-    const int64_t expected = values.rows > 0 ? kept(0) : 0;
-    for (int64_t r = 1; r < values.rows; ++r) {
-      if (kept(r) == expected) continue;
-      bad_input(
-          "layout balanced: row {} of a matrix of [{}, {}] has {} nonzeros in columns {} to {}, row 0 has "
-          "{}; "
-          "expected the same number in every row",
-          r, values.rows, values.cols, kept(r), c, c + count - 1, expected);
+      counts[static_cast<size_t>(r)] = width - std::count(run, run + width, 0.0f);
+      most = std::max(most, counts[static_cast<size_t>(r)]);
     }
+    for (int64_t r = 0; r < values.rows; ++r) {
+      const int64_t here = counts[static_cast<size_t>(r)];
+      kept += here;
+      missing += most - here;
+      if (here < most) row = r, column = c, found = here, expected = most;
+    }
+  }
+  if (missing * kKeptPerZero > kept) {
+    bad_input(
+        "layout balanced: row {} of a matrix of [{}, {}] has {} nonzeros in columns {} to {}, where another "
+        "row "
+        "has {}; expected the same number in every row",
+        row, values.rows, values.cols, found, column, std::min(column + kRun, values.cols) - 1, expected);
   }
   return values;
 }

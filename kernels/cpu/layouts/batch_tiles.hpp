@@ -89,7 +89,7 @@ class BatchTiles {
     return shape.blocks() * (shape.block_columns + 1) * width;
   }
   static int64_t floats_of_y(const Shape& shape, int64_t width) {
-    return (std::min(kStripRows, shape.rows) + 1) * width;
+    return (std::min(kStripRows, shape.rows) + kSpareColumns) * width;
   }
 
   /// Calls body(first, last, its floats of scratch) for shares of `items`, one a thread.

@@ -2,42 +2,40 @@
 
 #include <algorithm>
 #include <limits>
-#include <optional>
 
 #include "kernels/error.hpp"
 
 namespace coppice::cpu {
 namespace {
 
-struct Place {
-  int64_t row, col;
-};
-
-/// The first block of `height` rows that is neither zero nor free of zeros.
-std::optional<Place> broken_block(MatrixView<const float> values, int64_t height) {
-  for (int64_t row = 0; row < values.rows; row += height) {
-    const int64_t last = std::min(row + height, values.rows);
-    for (int64_t c = 0; c < values.cols; ++c) {
-      const bool zero = values.row(row)[c] == 0.0f;
-      for (int64_t r = row + 1; r < last; ++r) {
-        if ((values.row(r)[c] == 0.0f) != zero) return Place{row, c};
-      }
-    }
-  }
-  return std::nullopt;
-}
+/// A block is stored when any of its values isn't zero; a kept value that happens to be zero is stored with
+/// it. So many stored zeros that aren't chance, though, mean that the matrix is not made of such blocks.
+constexpr int64_t kStoredPerZero = 1000;
 
 int64_t find_height(MatrixView<const float> values) {
-  std::optional<Place> broken;
+  int64_t row = 0, column = 0;  // of a block with zeros in it
   for (const int64_t height : {16, 8, 4}) {
-    broken = broken_block(values, height);
-    if (!broken) return height;
+    int64_t zeros = 0, stored = 0;
+    for (int64_t first = 0; first < values.rows; first += height) {
+      const int64_t count = std::min(height, values.rows - first);
+      for (int64_t c = 0; c < values.cols; ++c) {
+        int64_t kept = 0;
+        for (int64_t r = first; r < first + count; ++r) kept += values.row(r)[c] != 0.0f ? 1 : 0;
+        if (kept == 0) continue;
+        stored += count;
+        if (kept == count) continue;
+        zeros += count - kept;
+        row = first;
+        column = c;
+      }
+    }
+    if (zeros * kStoredPerZero <= stored) return height;
   }
   bad_input(
       "layout bsr: a matrix of [{}, {}] is not made of blocks of 16, 8 or 4 rows by one column: rows {} to "
       "{} "
       "of column {} hold both zeros and nonzeros",
-      values.rows, values.cols, broken->row, std::min(broken->row + 4, values.rows) - 1, broken->col);
+      values.rows, values.cols, row, std::min(row + 4, values.rows) - 1, column);
 }
 
 }  // namespace
@@ -55,7 +53,10 @@ BsrWeight::BsrWeight(const CpuContext& context, MatrixView<const float> values)
   for (int64_t row = 0; row < out(); row += height_) {
     const int64_t count = std::min(height_, out() - row);
     for (int64_t c = 0; c < in(); ++c) {
-      if (values.row(row)[c] == 0.0f) continue;
+      const auto zero = [&](int64_t r) { return values.row(row + r)[c] == 0.0f; };
+      int64_t zeros = 0;
+      while (zeros < count && zero(zeros)) ++zeros;
+      if (zeros == count) continue;
       col_indices_.push_back(static_cast<int32_t>(c));
       for (int64_t r = 0; r < height_; ++r) values_.push_back(r < count ? values.row(row + r)[c] : -0.0f);
       nonzeros_ += count;
