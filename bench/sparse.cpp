@@ -1,9 +1,10 @@
 // Sparse layouts against the dense product of the same shape, in turns within one process.
 //   bench_sparse --hidden 1024 --batch 1,32 --sparsity 0.8,0.9,0.95
 //   bench_sparse --work lstm --hidden 1024 --batch 32 --steps 64
-// One thread is timed by its CPU time, more by the wall clock; every figure is the median of the turns that all
-// contestants and a peak loop take. Beside each ratio: the share of the FMA peak that the nonzeros alone make
-// up. Masks are uniform, of the shape that each layout asks for. COPPICE_ISA chooses the instruction set.
+// One thread is timed by its CPU time, more by the wall clock; every figure is the median of the turns that
+// all contestants and a peak loop take. Beside each ratio: the share of the FMA peak that the nonzeros alone
+// make up. Masks are uniform, of the shape that each layout asks for. COPPICE_ISA chooses the instruction
+// set.
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -108,9 +109,8 @@ Contestant product(Memory& memory, const Case& c, const std::string& name, int t
   }
   auto& rows = dynamic_cast<cpu::CpuWeight&>(*weight);
   rows.prepare_rows(false);
-  return {name, operations, [weight, &rows, x, y] {
-            rows.multiply_rows(x.data, x.stride, x.rows, y.data, y.stride, true);
-          }};
+  return {name, operations,
+          [weight, &rows, x, y] { rows.multiply_rows(x.data, x.stride, x.rows, y.data, y.stride, true); }};
 }
 
 /// Inference of an LSTM, H inputs, both of its matrices in the layout.

@@ -126,7 +126,7 @@ run_sanitizer() {
   local tool name path
   for tool in memcheck racecheck; do
     while read -r name path; do
-      [[ $name =~ ^(backend|dense|csr|recurrence|sequence|optimizer|prune)$ ]] || continue
+      [[ $name =~ ^(backend|dense|sparse|recurrence|sequence|optimizer|prune)$ ]] || continue
       suite "$tool: $name" "$logs/$tool-$name" "$sanitizer" --tool "$tool" --error-exitcode 9 "$path" \
         --gtest_filter='*cuda*'
     done < <(suites)

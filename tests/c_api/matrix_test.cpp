@@ -23,6 +23,7 @@ TEST(Matrix, ProductsAreThoseOfTheMaskedMatrix) {
     const size_t end = std::min(layouts.find(' ', begin), layouts.size());
     const std::string layout = layouts.substr(begin, end - begin);
     begin = end + 1;
+    if (layout == "bsr" || layout == "balanced") continue;  // of patterns that these masks have not
     for (const int64_t rows : {1, 31, 33, 257}) {
       for (const int64_t n : {0, 1, 3, 32}) {
         const int64_t cols = 1 + random.below(70);

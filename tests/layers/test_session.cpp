@@ -50,6 +50,7 @@ TEST(Session, StepsAsTheNetworkReads) {
       upload(network, random_tensors(c, generator));
       prune(network);
       for (const std::string_view layout : backend->layouts()) {
+        if (layout == "bsr" || layout == "balanced") continue;  // of patterns that this mask has not
         Session session(network, {.streams = c.batch, .layout = std::string(layout)});
         EXPECT_EQ(session.layout("rnn.weight_hh_l1"), layout);
         for (const int round : {1, 2}) {
