@@ -736,7 +736,7 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   if (evaluate_options.batch_size > 0) data.batch_size = evaluate_options.batch_size;
   if (evaluate_options.steps > 0) data.steps = evaluate_options.steps;
   const std::unique_ptr<Network> network = load_model(*backend, model);
-  if (evaluate_options.sparse) network->use_layout("csr");
+  if (evaluate_options.sparse) network->use_layout(evaluate_options.layout);
   const std::unique_ptr<BatchSource> source =
       open_split(data, evaluate_options.data.string(), description.shape,
                  description.vocabulary ? &*description.vocabulary : nullptr);

@@ -170,10 +170,18 @@ TEST_F(Program, VerbsGoFileToFile) {
   }
   EXPECT_EQ(zeros, 768u);  // 0.8 * 48 * (8 + 12)
 
-  const Json dense = Json::parse(works({"eval", "retrained", "--data", "text.txt", "--json"}));
+  const Json dense =
+      Json::parse(works({"eval", "retrained", "--data", "text.txt", "--device", "cpu", "--json"}));
   const Json sparse = Json::parse(works({"eval", "retrained", "--data", "text.txt", "--sparse", "--json"}));
   EXPECT_NEAR(dense.at("loss").get<double>(), sparse.at("loss").get<double>(), 1e-5);
   EXPECT_GT(dense.at("weight_bytes"), sparse.at("weight_bytes"));
+  const Json sliced = Json::parse(works({"eval", "retrained", "--data", "text.txt", "--sparse", "--layout",
+                                         "sell", "--device", "cpu", "--json"}));
+  EXPECT_EQ(sliced["loss"], dense["loss"]);  // to the bit: it adds up in the dense product's order
+  EXPECT_LT(sliced["weight_bytes"], dense["weight_bytes"]);
+  EXPECT_THAT(
+      fails({"eval", "retrained", "--data", "text.txt", "--sparse", "--layout", "bsr", "--device", "cpu"}),
+      HasSubstr("not made of blocks"));
   EXPECT_THAT(works({"eval", "model", "--data", "text.txt"}), HasSubstr("perplexity"));
 
   const std::string text = works({"sample", "retrained", "--prompt", "the fox", "--length", "20"});

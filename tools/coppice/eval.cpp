@@ -20,7 +20,11 @@ void add_eval(CLI::App& program) {
   verb.add_option("--data", options->evaluate.data, "Text, .npz or .ts, as the model was trained on")
       ->required()
       ->type_name("FILE");
-  verb.add_flag("--sparse", options->evaluate.sparse, "Run the matrices in the sparse layout");
+  verb.add_flag("--sparse", options->evaluate.sparse, "Run the matrices in a sparse layout");
+  verb.add_option("--layout", options->evaluate.layout, "Which: csr, sell, bsr, balanced; with --sparse")
+      ->needs("--sparse")
+      ->type_name("NAME")
+      ->capture_default_str();
   verb.add_option("--batch-size", options->evaluate.batch_size, "0: as the model was trained")
       ->check(CLI::NonNegativeNumber)
       ->type_name("B");

@@ -34,6 +34,7 @@ void add_sample(CLI::App& program) {
     int64_t length = 200;
     double temperature = 0.8;
     bool sparse = false;
+    std::string layout = "csr";
   };
   auto options = std::make_shared<Options>();
   CLI::App& verb = *program.add_subcommand("sample", "Let a language model write");
@@ -48,7 +49,11 @@ void add_sample(CLI::App& program) {
       ->check(CLI::Range(0.0, 100.0))
       ->type_name("T")
       ->capture_default_str();
-  verb.add_flag("--sparse", options->sparse, "Run the matrices in the sparse layout");
+  verb.add_flag("--sparse", options->sparse, "Run the matrices in a sparse layout");
+  verb.add_option("--layout", options->layout, "Which: csr, sell, bsr, balanced; with --sparse")
+      ->needs("--sparse")
+      ->type_name("NAME")
+      ->capture_default_str();
   options->add_device(verb);
   options->add_seed(verb);
   options->add_manners(verb);
@@ -62,7 +67,7 @@ void add_sample(CLI::App& program) {
     const std::unique_ptr<Backend> backend =
         open_backend(options->device_or_auto(), {static_cast<int>(options->threads_or_all())});
     SessionOptions session_options;
-    if (options->sparse) session_options.layout = "csr";
+    if (options->sparse) session_options.layout = options->layout;
     Session session(*backend, options->model, session_options);
     const RunOptions work = options->work();
 
