@@ -304,6 +304,7 @@ void Run::open() {
   BackendOptions backend = backend_options(recipe_);
   backend.threads = static_cast<int>(checkpoint_.threads);
   backend_ = open_backend(recipe_.device, backend, &note);
+  recipe_.layout = backend_->layout_of(recipe_.layout);
   std::optional<Vocabulary> fixed;
   if (!checkpoint_.source.empty()) {
     const ModelDescription source = read_model(checkpoint_.source);
@@ -736,7 +737,7 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   if (evaluate_options.batch_size > 0) data.batch_size = evaluate_options.batch_size;
   if (evaluate_options.steps > 0) data.steps = evaluate_options.steps;
   const std::unique_ptr<Network> network = load_model(*backend, model);
-  if (evaluate_options.sparse) network->use_layout(evaluate_options.layout);
+  if (evaluate_options.sparse) network->use_layout(backend->layout_of(evaluate_options.layout));
   const std::unique_ptr<BatchSource> source =
       open_split(data, evaluate_options.data.string(), description.shape,
                  description.vocabulary ? &*description.vocabulary : nullptr);

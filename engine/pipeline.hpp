@@ -76,7 +76,7 @@ void check_same_shape(const DataShape& model, const DataShape& data, const std::
 struct EvaluateOptions {
   std::filesystem::path data;  // a file; empty: the held-out split of `recipe`
   bool sparse = false;         // run in `layout`, each matrix where that takes less memory than dense
-  std::string layout = "csr";
+  std::string layout = "auto";
   int64_t batch_size = 0;  // 0: as the model was trained
   int64_t steps = 0;
   std::string device = "auto";

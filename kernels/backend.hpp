@@ -68,6 +68,10 @@ class Backend {
   virtual std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) = 0;
   /// The layouts this backend has, "dense" first.
   virtual std::vector<std::string_view> layouts() const = 0;
+  /// The one that serves unstructured sparsity best here.
+  virtual std::string_view sparse_layout() const = 0;
+  /// A layout's name, or what "auto" stands for on this device.
+  std::string_view layout_of(std::string_view name) const { return name == "auto" ? sparse_layout() : name; }
 
   // Conveniences over the above.
   template <class T>

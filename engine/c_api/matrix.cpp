@@ -100,7 +100,7 @@ coppice_status coppice_matrix_create(int64_t rows, int64_t cols, const float* va
     made->values = Buffer(*made->backend, size * kFloat, "a matrix");
     made->backend->upload(copy.data(), made->values.data(), size * kFloat);
     const auto dense = made->values.matrix<const float>(rows, cols);
-    made->weight = made->backend->make_weight(layout == "auto" ? "csr" : layout, dense);
+    made->weight = made->backend->make_weight(made->backend->layout_of(layout), dense);
     if (layout == "auto" && made->weight->bytes() >= size * kFloat) {
       made->weight = made->backend->dense_weight(dense);
     }

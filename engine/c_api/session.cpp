@@ -36,7 +36,7 @@ coppice_status coppice_session_open(const char* model, int64_t streams, const ch
     Options given(options, option_count);
     coppice::SessionOptions session_options;
     session_options.streams = streams;
-    session_options.layout = given.take_or("layout", "csr");
+    session_options.layout = given.take_or("layout", "auto");
     const coppice::Recipe recipe = given.recipe("");
     std::unique_ptr<coppice::Backend> backend =
         coppice::open_backend(recipe.device, coppice::backend_options(recipe));

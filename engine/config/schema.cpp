@@ -215,7 +215,10 @@ std::vector<RecipeKey> make_keys() {
   append_training_keys<&Recipe::retrain>(keys, "retrain");
   keys.push_back({"retrain", "dense_continued", COPPICE_AT(dense_continued),
                   "also train the dense model on for as many steps, for an honest comparison", any()});
-  keys.push_back({"sparse", "layout", COPPICE_AT(layout), "how the pruned matrices execute", any()});
+  keys.push_back({"sparse", "layout", COPPICE_AT(layout),
+                  "how the pruned matrices execute: auto, or a layout of the device (sell, bsr, balanced, "
+                  "csr; on a GPU csr, cusparse)",
+                  any()});
   return keys;
 }
 #undef COPPICE_AT

@@ -69,7 +69,7 @@ Session::Session(const Network& network, const SessionOptions& options)
 Session::Matrix Session::make_matrix(const Segment& segment, std::span<const float> values) {
   const auto own = options_.layouts.find(segment.name);
   const bool chosen = own != options_.layouts.end();
-  const std::string& layout = chosen ? own->second : options_.layout;
+  const std::string_view layout = backend_->layout_of(chosen ? own->second : options_.layout);
   Matrix matrix;
   matrix.name = segment.name;
   matrix.values = upload(*backend_, values, segment.name);

@@ -114,7 +114,7 @@ typedef struct coppice_metrics {
 } coppice_metrics;
 
 /* Measures a model's folder on a file of text, .npz or .ts (`coppice eval`). Options: "sparse=true" (run its
- * matrices in the layout csr), "batch_size=B", "steps=T". */
+ * matrices in the layout that serves the device best), "batch_size=B", "steps=T". */
 COPPICE_API coppice_status coppice_evaluate(const char* model, const char* data, const char* const* options,
                                             size_t option_count, const coppice_control* control,
                                             coppice_metrics* metrics);
@@ -346,8 +346,8 @@ typedef struct coppice_matrix_info {
 
 /* From dense values, row-major, row r at values + r * stride (0: cols), which may go afterwards. What is 0 in
  * `mask` [rows * cols] (or NULL), and what is zero, is not stored. Options: "layout=csr" (any of
- * coppice_matrix_layouts; default auto: csr where that takes less memory than dense). Free with
- * coppice_matrix_free. */
+ * coppice_matrix_layouts; default auto: what serves the device best, where that takes less memory than
+ * dense). Free with coppice_matrix_free. */
 COPPICE_API coppice_status coppice_matrix_create(int64_t rows, int64_t cols, const float* values,
                                                  int64_t stride, const uint8_t* mask,
                                                  const char* const* options, size_t option_count,
@@ -371,7 +371,8 @@ COPPICE_API void coppice_matrix_free(coppice_matrix* matrix);
 typedef struct coppice_session coppice_session;
 
 /* Opens a model's folder, dense or sparse. Options: "layout=csr" (any of coppice_matrix_layouts; default
- * csr: of each matrix where that takes less memory than dense). Free with coppice_session_close. */
+ * auto: what serves the device best, of each matrix where that takes less memory than dense). Free with
+ * coppice_session_close. */
 COPPICE_API coppice_status coppice_session_open(const char* model, int64_t streams,
                                                 const char* const* options, size_t option_count,
                                                 coppice_session** session);

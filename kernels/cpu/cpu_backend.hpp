@@ -30,6 +30,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) override;
   std::vector<std::string_view> layouts() const override;
+  std::string_view sparse_layout() const override { return "sell"; }
 
   const CpuContext& context() const { return context_; }
 

@@ -36,6 +36,7 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) override;
   std::vector<std::string_view> layouts() const override;
+  std::string_view sparse_layout() const override { return "csr"; }
 
  private:
   template <class Ops>

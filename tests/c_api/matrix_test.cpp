@@ -82,7 +82,7 @@ TEST(Matrix, TheLayoutIsChosenByWhatItTakes) {
     if (i % 20 != 0) values[i] = 0.0f;
   }
   coppice_api::Matrix sparse(64, 64, values);
-  EXPECT_STREQ(sparse.info().layout, "csr");
+  EXPECT_STREQ(sparse.info().layout, "sell");
   EXPECT_LT(sparse.info().bytes, 64 * 64 * 4 / 4);
 }
 

@@ -79,7 +79,7 @@ TEST_F(Program, DevicesListsTheCpuAndWhyThereIsNoGpu) {
 TEST_F(Program, RunWritesTheFolderAndEndsWithTheTable) {
   const Outcome outcome = run({"run", "r.toml", "-o", "out"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  for (const char* part : {"dense", "just pruned", "retrained", "sparse (csr)", "perplexity", "words/s",
+  for (const char* part : {"dense", "just pruned", "retrained", "sparse (sell)", "perplexity", "words/s",
                            "rnn.weight_hh_l0", "out/report.html", "Next"}) {
     EXPECT_THAT(outcome.out, HasSubstr(part));
   }

@@ -21,7 +21,8 @@ void add_eval(CLI::App& program) {
       ->required()
       ->type_name("FILE");
   verb.add_flag("--sparse", options->evaluate.sparse, "Run the matrices in a sparse layout");
-  verb.add_option("--layout", options->evaluate.layout, "Which: csr, sell, bsr, balanced; with --sparse")
+  verb.add_option("--layout", options->evaluate.layout,
+                  "Which: auto, sell, bsr, balanced, csr (on a GPU csr, cusparse); with --sparse")
       ->needs("--sparse")
       ->type_name("NAME")
       ->capture_default_str();

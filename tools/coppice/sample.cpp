@@ -34,7 +34,7 @@ void add_sample(CLI::App& program) {
     int64_t length = 200;
     double temperature = 0.8;
     bool sparse = false;
-    std::string layout = "csr";
+    std::string layout = "auto";
   };
   auto options = std::make_shared<Options>();
   CLI::App& verb = *program.add_subcommand("sample", "Let a language model write");
@@ -50,7 +50,8 @@ void add_sample(CLI::App& program) {
       ->type_name("T")
       ->capture_default_str();
   verb.add_flag("--sparse", options->sparse, "Run the matrices in a sparse layout");
-  verb.add_option("--layout", options->layout, "Which: csr, sell, bsr, balanced; with --sparse")
+  verb.add_option("--layout", options->layout,
+                  "Which: auto, sell, bsr, balanced, csr (on a GPU csr, cusparse); with --sparse")
       ->needs("--sparse")
       ->type_name("NAME")
       ->capture_default_str();

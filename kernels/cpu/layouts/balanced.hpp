@@ -5,7 +5,8 @@
 namespace coppice::cpu {
 
 /// Balanced sparsity (Yao et al. 2019): in every run of 64 columns each row keeps the same number of values.
-/// Nothing then has to wait for anything in the sliced forms, of which this is the case without padding.
+/// No row then waits for another in the sliced forms: without padding where a product has many rows, with a
+/// little of it at one row, whose windows begin at any multiple of 16 columns.
 /// Throws Error(bad_input) where W is not of that pattern (a kept value in a thousand may be zero).
 class BalancedWeight final : public SellWeight {
  public:

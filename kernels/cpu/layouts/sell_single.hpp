@@ -9,8 +9,8 @@
 namespace coppice::cpu {
 
 /// A sparse matrix A for the product with a single row of x: sliced ELLPACK as well, but with A's rows in the
-/// lanes (kernels/cpu/isa/sell_single.hpp). 5 bytes an entry; at 80, 90 and 95 % zeros at random, 84, 72 and
-/// 58 % of the entries are nonzeros.
+/// lanes (kernels/cpu/isa/sell_single.hpp). 5 bytes an entry; at 80, 90 and 95 % zeros at random about 84, 72
+/// and 58 % of the entries are nonzeros (simulated, not counted here).
 class SellSingle {
  public:
   SellSingle(const CpuContext& context, const CompressedRows& matrix);
