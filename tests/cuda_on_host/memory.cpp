@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 
 #include "tests/cuda_on_host/emulator.hpp"
@@ -73,9 +74,12 @@ void* allocate(Block block) {
   if (data == nullptr) return nullptr;
   std::memset(data, kPoison, block.bytes);
   block.begin = static_cast<const char*>(data);
-  std::erase_if(tables().freed, [&](const auto& entry) {
-    return entry.first < block.begin + block.bytes && block.begin < entry.first + entry.second.bytes;
-  });
+  // Blocks that were freed overlap none of their kind, so only the first of these can begin before this one.
+  auto& freed = tables().freed;
+  auto stale = freed.lower_bound(block.begin);
+  if (stale != freed.begin() && block.begin < std::prev(stale)->first + std::prev(stale)->second.bytes)
+    --stale;
+  while (stale != freed.end() && stale->first < block.begin + block.bytes) stale = freed.erase(stale);
   tables().live[block.begin] = block;
   return data;
 }
