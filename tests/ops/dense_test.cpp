@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu_weight.hpp"
 #include "ops_test.hpp"
+#include "row_splits.hpp"
 #include "weight_reference.hpp"
 
 namespace coppice::test {
@@ -71,47 +72,14 @@ TEST_P(DenseTest, RefreshRenewsBothPackedCopies) {
   }
 }
 
-// The bits of a row depend neither on the rows beside it nor on the threads: a batch can be split anywhere.
 TEST_P(CpuDenseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
   for (const auto& [n, out, in] :
        std::vector<std::array<int64_t, 3>>{{33, 257, 300}, {16, 128, 33}, {70, 33, 7}, {3, 1030, 255}}) {
     const WeightCase c(random_, n, out, in);
     SCOPED_TRACE(c.name());
-    std::vector<std::vector<uint32_t>> y_bits, dx_bits, dw_bits;
-    for (const int threads : {1, 2, 3, 8}) {
-      const auto other = open(threads);
-      TestMatrix w(*other, out, in, c.w), x(*other, n, in, c.x), dy(*other, n, out, c.dy);
-      TestMatrix y(*other, n, out), dx(*other, n, in), dw(*other, out, in, c.w);
-      const auto weight = other->dense_weight(w);
-      weight->multiply(x, {}, y);
-      weight->multiply_transposed(dy, dx);
-      weight->accumulate_gradient(dy, x, dw);
-      y_bits.push_back(bits(y.values()));
-      dx_bits.push_back(bits(dx.values()));
-      dw_bits.push_back(bits(dw.values()));
-      EXPECT_EQ(y_bits.back(), y_bits.front()) << threads << " threads";
-      EXPECT_EQ(dx_bits.back(), dx_bits.front()) << threads << " threads";
-      EXPECT_EQ(dw_bits.back(), dw_bits.front()) << threads << " threads";
-
-      auto* rows = dynamic_cast<cpu::CpuWeight*>(weight.get());
-      ASSERT_NE(rows, nullptr);
-      rows->prepare_rows(false);
-      rows->prepare_rows(true);
-      for (int64_t count = 1; count <= n; count += 4) {
-        TestMatrix some(*other, n, out), some_dx(*other, n, in);
-        for (int64_t r = 0; r < n; r += count) {
-          const int64_t now = std::min(count, n - r);
-          rows->multiply_rows(x.view().row(r), x.view().stride, now, some.view().row(r), some.view().stride,
-                              false);
-          rows->multiply_transposed_rows(dy.view().row(r), dy.view().stride, now, some_dx.view().row(r),
-                                         some_dx.view().stride, false);
-        }
-        ASSERT_EQ(bits(some.values()), y_bits.front()) << count << " rows at a time";
-        ASSERT_EQ(bits(some_dx.values()), dx_bits.front()) << count << " rows at a time";
-        some.expect_untouched_around();
-        some_dx.expect_untouched_around();
-      }
-    }
+    expect_same_bits_however_split(
+        c, 4, [&](int threads) { return open(threads); },
+        [](Backend& backend, const TestMatrix& w) { return backend.dense_weight(w); });
   }
 }
 
