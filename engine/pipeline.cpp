@@ -13,7 +13,6 @@
 #include <ctime>
 #include <fstream>
 #include <memory>
-#include <numbers>
 #include <span>
 
 #include "engine/config/schema.hpp"
@@ -28,9 +27,11 @@
 #include "engine/prune/plan.hpp"
 #include "engine/report/html.hpp"
 #include "engine/report/json.hpp"
+#include "engine/report/metrics.hpp"
 #include "engine/train/checkpoint.hpp"
 #include "engine/train/schedule.hpp"
 #include "engine/train/trainer.hpp"
+#include "engine/verbs.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -64,16 +65,6 @@ std::string now_utc() {
   return text;
 }
 
-std::string metric_of(const DataShape& shape) {
-  if (shape.task == Task::classification) return "accuracy";
-  return shape.character ? "bits_per_char" : "perplexity";
-}
-
-std::string unit_of(const DataShape& shape) {
-  if (shape.task == Task::classification) return "sequences";
-  return shape.character ? "characters" : "words";
-}
-
 std::string describe(const ModelConfig& model, const DataShape& shape) {
   std::string cell = model.cell == "lstm" ? "LSTM" : model.cell == "gru" ? "GRU" : "SimpleRNN";
   if (cell == "SimpleRNN") cell += fmt::format(" ({})", model.cell.substr(4));
@@ -85,20 +76,6 @@ std::string describe(const ModelConfig& model, const DataShape& shape) {
   if (shape.task == Task::classification)
     text += fmt::format(", {} classes", std::max<int64_t>(shape.classes, 2));
   return text;
-}
-
-ModelMetrics metrics_of(const Evaluation& evaluation, std::string split, int64_t steps) {
-  ModelMetrics metrics;
-  metrics.split = std::move(split);
-  metrics.loss = evaluation.totals.mean();
-  metrics.perplexity = std::exp(metrics.loss);
-  metrics.bits_per_char = metrics.loss / std::numbers::ln2;
-  metrics.accuracy = evaluation.totals.count > 0 ? evaluation.totals.correct / evaluation.totals.count : 0.0;
-  metrics.targets = static_cast<int64_t>(evaluation.totals.count);
-  metrics.optimizer_steps = steps;
-  metrics.seconds = evaluation.seconds;
-  metrics.units_per_second = evaluation.seconds > 0 ? evaluation.units / evaluation.seconds : 0.0;
-  return metrics;
 }
 
 RunReport::Machine machine_of(const DeviceInfo& info) {
@@ -132,12 +109,6 @@ std::pair<BatchSource*, std::string> held_out(DataSet& data) {
   if (has_batches(data.test)) return {data.test.get(), data.test_is_valid ? "valid" : "test"};
   if (has_batches(data.valid)) return {data.valid.get(), "valid"};
   return {data.train.get(), "train"};
-}
-
-/// Who reads the last recurrent layer of a model of ours.
-PruneConfig with_decoder(PruneConfig config) {
-  if (config.pattern == "unit" && config.unit_readers.empty()) config.unit_readers = {"decoder\\.weight"};
-  return config;
 }
 
 bool is_gradual(const Recipe& recipe) {
@@ -685,16 +656,6 @@ uint64_t Run::weight_file_bytes(const std::string& name) const {
 
 }  // namespace
 
-void check_same_shape(const DataShape& model, const DataShape& data, const fs::path& path) {
-  const auto check = [&](const char* what, int64_t expected, int64_t found) {
-    if (expected != found)
-      bad_input("{}: the model expects {} {}, the data have {}", path.string(), expected, what, found);
-  };
-  check("inputs a step", model.inputs, data.inputs);
-  check("tokens", model.vocabulary, data.vocabulary);
-  check("classes", model.classes, data.classes);
-}
-
 RunReport run_recipe(const Recipe& recipe, const fs::path& folder, const RunOptions& options) {
   return Run("run", recipe, folder, options).execute();
 }
@@ -710,100 +671,6 @@ RunReport train_model(const Recipe& recipe, const fs::path& output, const RunOpt
 RunReport retrain_model(const fs::path& model, const Recipe& recipe, const fs::path& output,
                         const RunOptions& options) {
   return Run("retrain", recipe, output.string() + ".run", options, output, model).execute();
-}
-
-int64_t gradients_of(const fs::path& model, const Recipe& recipe, const fs::path& output,
-                     const RunOptions& options) {
-  check_output(output.string(), options.force ? Existing::replace : Existing::refuse);
-  const auto backend = open_backend(recipe.device, backend_options(recipe));
-  const ModelDescription description = read_model(model);
-  const DataSet data =
-      open_data(recipe.data, recipe.seed, description.vocabulary ? &*description.vocabulary : nullptr,
-                description.model.loss);
-  const std::unique_ptr<Network> network = load_model(*backend, model);
-  check_same_shape(network->data_shape(), data.shape, model);
-  const GradientStatistics statistics = collect_gradients(
-      *network, *data.train, recipe.prune, recipe.train.loss_reduction, {}, options.listener, options.stop);
-  save_gradients(output, network->store(), statistics, options.force);
-  return statistics.batches;
-}
-
-EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& evaluate_options,
-                              const RunOptions& options) {
-  const auto backend =
-      open_backend(evaluate_options.device, {.threads = static_cast<int>(evaluate_options.threads)});
-  const ModelDescription description = read_model(model);
-  DataConfig data = description.data;
-  if (evaluate_options.batch_size > 0) data.batch_size = evaluate_options.batch_size;
-  if (evaluate_options.steps > 0) data.steps = evaluate_options.steps;
-  const std::unique_ptr<Network> network = load_model(*backend, model);
-  if (evaluate_options.sparse) network->use_layout(backend->layout_of(evaluate_options.layout));
-  const std::unique_ptr<BatchSource> source =
-      open_split(data, evaluate_options.data.string(), description.shape,
-                 description.vocabulary ? &*description.vocabulary : nullptr);
-  EvaluateReport report;
-  report.metrics = metrics_of(evaluate(*network, *source, "evaluate", options.listener, options.stop),
-                              evaluate_options.data.string(), 0);
-  report.metric = metric_of(description.shape);
-  report.unit = unit_of(description.shape);
-  report.weight_bytes = static_cast<uint64_t>(network->weight_bytes());
-  return report;
-}
-
-/// For files that stream by: one of the threads reads ahead, and must not wait for a core on which a team of
-/// OpenMP spins until its next block.
-static std::unique_ptr<Backend> open_streaming_backend(const std::string& device, int64_t threads) {
-  auto backend = open_backend(device, {.threads = static_cast<int>(threads)});
-  const int all = backend->info().threads;  // 0 of a GPU
-  return all > 1 ? open_backend(device, {.threads = all - 1}) : std::move(backend);
-}
-
-PruneReport prune_model(const fs::path& weights, PruneFiles files, const PruneConfig& wanted, uint64_t seed,
-                        const fs::path& output, const std::string& device, int64_t threads,
-                        const RunOptions& options) {
-  const Existing existing = options.force ? Existing::replace : Existing::refuse;
-  if (!files.dry_run) check_output(output.string(), existing);
-  if (options.listener != nullptr) files.listener = options.listener;
-  if (options.stop != nullptr) files.stop = options.stop;
-  const auto backend = open_streaming_backend(device, threads);
-  if (!is_model_folder(weights)) {
-    return prune_file(weights, files, wanted, seed, output, *backend, existing);
-  }
-  read_model(weights);
-  const PruneConfig config = with_decoder(wanted);
-  const fs::path own_masks = weights / "masks.safetensors", inside = weights / "weights.safetensors";
-  // Where units are removed what they cut is zero, and no weight's.
-  if (files.masks.empty() && fs::exists(own_masks) && !files.remove_units) files.masks = own_masks;
-  if (files.dry_run) return prune_file(inside, files, config, seed, output, *backend, existing);
-  AtomicFolder folder(output.string(), existing);
-  PruneReport report = prune_into_folder(inside, files, config, seed, folder.building(),
-                                         "weights.safetensors", output.string(), *backend);
-  write_file((fs::path(folder.building()) / "model.json").string(),
-             report.hidden < 0 ? read_file((weights / "model.json").string())
-                               : description_with_hidden(weights, report.hidden));
-  folder.commit();
-  return report;
-}
-
-ConvertReport convert_model(const fs::path& input, Encoding encoding, const fs::path& output,
-                            const RunOptions& options) {
-  const Existing existing = options.force ? Existing::replace : Existing::refuse;
-  check_output(output.string(), existing);
-  if (!is_model_folder(input)) {
-    return convert_weights(*open_weights(input.string()), output.string(), encoding, existing);
-  }
-  read_model(input);
-  AtomicFolder folder(output.string(), existing);
-  const fs::path building = folder.building();
-  ConvertReport report =
-      convert_weights(*open_weights(input.string()), (building / "weights.safetensors").string(), encoding);
-  for (const char* name : {"model.json", "masks.safetensors"}) {
-    if (!fs::exists(input / name)) continue;
-    write_file((building / name).string(), read_file((input / name).string()));
-    ++report.files;
-  }
-  folder.commit();
-  return report;
 }
 
 }  // namespace coppice

@@ -8,6 +8,7 @@
 #include "engine/prune/plan.hpp"
 #include "engine/report/sensitivity_pages.hpp"
 #include "engine/train/trainer.hpp"
+#include "engine/verbs.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {

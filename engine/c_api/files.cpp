@@ -5,8 +5,8 @@
 #include "engine/c_api/options.hpp"
 #include "engine/files/weight_file.hpp"
 #include "engine/inspect.hpp"
-#include "engine/pipeline.hpp"
 #include "engine/report/json.hpp"
+#include "engine/verbs.hpp"
 
 using namespace coppice::c_api;
 

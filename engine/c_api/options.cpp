@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "engine/c_api/guard.hpp"
+#include "engine/config/bytes.hpp"
 #include "engine/config/schema.hpp"
 #include "engine/prune/prune_file.hpp"
 
@@ -74,22 +75,7 @@ int64_t Options::take_number(std::string_view key, int64_t fallback) {
 int64_t Options::take_bytes(std::string_view key) {
   const std::optional<std::string> value = take(key);
   if (!value) return 0;
-  static constexpr std::pair<std::string_view, int64_t> kUnits[] = {
-      {"KiB", int64_t{1} << 10}, {"MiB", int64_t{1} << 20}, {"GiB", int64_t{1} << 30}, {"kB", 1'000},
-      {"MB", 1'000'000},         {"GB", 1'000'000'000}};
-  std::string_view text = *value;
-  int64_t unit = 1, bytes = 0;
-  for (const auto& [name, size] : kUnits) {
-    if (!text.ends_with(name)) continue;
-    text.remove_suffix(name.size());
-    unit = size;
-    break;
-  }
-  const char* const expected = "bytes, as in 256MiB or 2GiB";
-  if (__builtin_mul_overflow(number_of(key, text, expected), unit, &bytes)) {
-    bad_input("option {} is \"{}\"; expected {}", key, *value, expected);
-  }
-  return bytes;
+  return parse_bytes(fmt::format("option {}", key), *value);
 }
 
 std::vector<std::pair<std::string, int64_t>> Options::take_counts(std::string_view key) {

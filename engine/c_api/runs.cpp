@@ -2,8 +2,8 @@
 #include "engine/c_api/guard.hpp"
 #include "engine/c_api/options.hpp"
 #include "engine/config/schema.hpp"
-#include "engine/pipeline.hpp"
 #include "engine/report/json.hpp"
+#include "engine/verbs.hpp"
 
 using namespace coppice::c_api;
 

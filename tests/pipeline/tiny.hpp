@@ -13,7 +13,7 @@
 
 #include "engine/config/recipe.hpp"
 #include "engine/files/weight_file.hpp"
-#include "engine/pipeline.hpp"
+#include "engine/verbs.hpp"
 #include "tests/test_device.hpp"
 
 namespace coppice::test {

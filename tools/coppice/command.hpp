@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/config/recipe.hpp"
-#include "engine/pipeline.hpp"
+#include "engine/verbs.hpp"
 #include "tools/coppice/progress.hpp"
 
 namespace coppice::program {
@@ -47,9 +47,6 @@ void end_progress();
 
 /// The folder of the last checkpoint that was saved, for main's last words when a signal stopped the verb.
 const std::string& checkpoint_folder();
-
-/// "256MiB", "2GB", "1000000": bytes. Throws Error(bad_input) naming the option.
-int64_t parse_bytes(std::string_view option, const std::string& text);
 
 // One function a verb, each in the file of its name: adds the verb to the program.
 void add_run(CLI::App& program);

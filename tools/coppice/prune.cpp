@@ -4,6 +4,7 @@
 #include <charconv>
 #include <map>
 
+#include "engine/config/bytes.hpp"
 #include "engine/config/pattern.hpp"
 #include "engine/config/schema.hpp"
 #include "engine/report/json.hpp"

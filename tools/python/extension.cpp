@@ -22,13 +22,14 @@
 #include <variant>
 #include <vector>
 
+#include "engine/config/bytes.hpp"
 #include "engine/config/schema.hpp"
 #include "engine/files/array_file.hpp"
 #include "engine/inspect.hpp"
-#include "engine/pipeline.hpp"
 #include "engine/prune/gradual.hpp"
 #include "engine/prune/mask_file.hpp"
 #include "engine/report/json.hpp"
+#include "engine/verbs.hpp"
 #include "kernels/error.hpp"
 
 namespace nb = nanobind;
@@ -198,7 +199,8 @@ std::pair<std::string, std::map<std::string, NumpyBytes>> prune_arrays(
 
 std::string prune_file(const std::string& weights, const std::vector<std::string>& gradients,
                        const std::string& activations, const std::string& masks, const Options& options,
-                       bool sparse_encoding, int64_t memory, const std::string& output, bool force) {
+                       bool sparse_encoding, const std::string& memory, const std::string& output,
+                       bool force) {
   return interruptible([&](const StopToken& stop) {
     const Recipe recipe = options.recipe();
     PruneFiles files = options.files();
@@ -206,7 +208,7 @@ std::string prune_file(const std::string& weights, const std::vector<std::string
     files.activations = activations;
     files.masks = masks;
     files.sparse_encoding = sparse_encoding;
-    files.memory = memory;
+    if (!memory.empty()) files.memory = parse_bytes("memory", memory);
     return prune_report_json(prune_model(weights, files, recipe.prune, recipe.seed, output, recipe.device,
                                          recipe.threads, {force, nullptr, &stop}));
   });

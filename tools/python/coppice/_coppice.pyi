@@ -40,7 +40,7 @@ def prune_file(
     masks: str,
     options: Options,
     sparse_encoding: bool,
-    memory: int,
+    memory: str,
     output: str,
     force: bool,
 ) -> str: ...

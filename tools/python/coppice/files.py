@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, Sequence, Union
@@ -18,17 +17,6 @@ from .options import Patterns, make_options
 from .report import PruneReport
 
 Path = Union[str, os.PathLike]
-_UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "K": 2**10, "M": 2**20, "G": 2**30,
-          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
-
-
-def _bytes(value: Union[int, str]) -> int:
-    if isinstance(value, int):
-        return value
-    match = re.fullmatch(r"(\d+)([A-Za-z]*)", value)
-    if match is None or match[2] not in _UNITS:
-        raise Error(f"memory is '{value}'; expected bytes, as in 256MiB or 2GiB")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _paths(value: Union[Path, Sequence[Path], None]) -> list[str]:
@@ -84,7 +72,7 @@ def prune_file(
         "" if masks is None else os.fspath(masks),
         options,
         sparse_encoding,
-        _bytes(memory),
+        str(memory) if memory else "",
         "" if output is None else os.fspath(output),
         force,
     )
