@@ -33,34 +33,6 @@ constexpr int64_t kLeastBlockBytes = int64_t{64} << 10;
 constexpr int64_t kReadyElements = int64_t{16} << 20;  // their mask takes 2 MiB
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
-/// Host memory that only grows, aligned for vectors, untouched until it is written; or somebody else's.
-class HostBuffer {
- public:
-  std::byte* of(int64_t bytes) {
-    borrowed_ = nullptr;
-    if (bytes > bytes_) {
-      bytes_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-      data_.reset();
-      data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, static_cast<size_t>(bytes_))));
-      if (data_ == nullptr) {
-        throw Error(ErrorKind::out_of_memory, fmt::format("no memory for a block of {} bytes", bytes_));
-      }
-    }
-    return data_.get();
-  }
-  void borrow(std::byte* data) { borrowed_ = data; }
-  bool borrowed() const { return borrowed_ != nullptr; }
-  std::byte* data() const { return borrowed_ != nullptr ? borrowed_ : data_.get(); }
-
- private:
-  struct Free {
-    void operator()(std::byte* data) const { std::free(data); }
-  };
-  std::byte* borrowed_ = nullptr;
-  std::unique_ptr<std::byte, Free> data_;
-  int64_t bytes_ = 0;
-};
-
 std::string dimensions(const std::vector<int64_t>& shape) {
   return fmt::format("{}", fmt::join(shape, ", "));
 }
@@ -157,6 +129,34 @@ void check_diagonal(const SourceTensor& tensor, int64_t begin, int64_t count, co
 
 /// One block in memory: as it lies in the file, and as selection sees it.
 struct FileSource::Slot {
+  /// Host memory that only grows, aligned for vectors, untouched until it is written; or somebody else's.
+  class HostBuffer {
+   public:
+    std::byte* of(int64_t bytes) {
+      borrowed_ = nullptr;
+      if (bytes > bytes_) {
+        bytes_ = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+        data_.reset();
+        data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, static_cast<size_t>(bytes_))));
+        if (data_ == nullptr) {
+          throw Error(ErrorKind::out_of_memory, fmt::format("no memory for a block of {} bytes", bytes_));
+        }
+      }
+      return data_.get();
+    }
+    void borrow(std::byte* data) { borrowed_ = data; }
+    bool borrowed() const { return borrowed_ != nullptr; }
+    std::byte* data() const { return borrowed_ != nullptr ? borrowed_ : data_.get(); }
+
+   private:
+    struct Free {
+      void operator()(std::byte* data) const { std::free(data); }
+    };
+    std::byte* borrowed_ = nullptr;
+    std::unique_ptr<std::byte, Free> data_;
+    int64_t bytes_ = 0;
+  };
+
   HostBuffer raw, values, statistic, summand, kept, mask;
   bool own_values = false;  // `values` hold the weights; else `raw` does
   bool has_statistic = false, has_kept = false;
