@@ -9,7 +9,7 @@ constexpr uint64_t kKeepAll = ~uint64_t{0};
 
 /// x where the mask bit of its lane is 1, else +0. `bits`: the lanes' bits from bit 0 on.
 inline Floats keep(Floats x, uint64_t bits) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), x);
 #else
   Ints lane_bit;

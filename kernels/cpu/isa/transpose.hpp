@@ -9,7 +9,7 @@ namespace {
 
 template <int... I>
 struct LaneIndices {};
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
 using EveryLane = LaneIndices<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
 #elif defined(__AVX2__)
 using EveryLane = LaneIndices<0, 1, 2, 3, 4, 5, 6, 7>;

@@ -12,7 +12,7 @@
 namespace coppice::cpu::COPPICE_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
 constexpr int kLanes = 16;
 // The unmasked intrinsics start from an undefined register, of which g++ 12 warns; a full mask compiles to
 // the same.
@@ -72,7 +72,7 @@ inline Ints lane_numbers() {
 
 /// The lanes beyond `count` read as 0 and are not touched in memory.
 inline Floats load(const float* from, FirstLanes lanes) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes.count) - 1), from);
 #elif defined(__AVX2__)
   return _mm256_maskload_ps(from,
@@ -84,7 +84,7 @@ inline Floats load(const float* from, FirstLanes lanes) {
 #endif
 }
 inline void store(float* to, Floats x, FirstLanes lanes) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << lanes.count) - 1), x);
 #elif defined(__AVX2__)
   _mm256_maskstore_ps(to, reinterpret_cast<__m256i>(lane_numbers() < static_cast<int32_t>(lanes.count)), x);
@@ -103,7 +103,7 @@ inline void for_each_register(int64_t n, Body body) {
 
 /// a where a > b, else b (b also when either is NaN).
 inline Floats larger(Floats a, Floats b) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_max_ps(kEvery, a, b);
 #elif defined(__AVX2__)
   return _mm256_max_ps(a, b);
@@ -113,7 +113,7 @@ inline Floats larger(Floats a, Floats b) {
 }
 /// a where a < b, else b (b also when either is NaN).
 inline Floats smaller(Floats a, Floats b) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_min_ps(kEvery, a, b);
 #elif defined(__AVX2__)
   return _mm256_min_ps(a, b);
@@ -124,7 +124,7 @@ inline Floats smaller(Floats a, Floats b) {
 
 /// Whether any bit of any lane is 1.
 inline bool any_bit(Ints x) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(x)) != 0;
 #elif defined(__AVX2__)
   return !_mm256_testz_si256(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(x));
@@ -136,7 +136,7 @@ inline bool any_bit(Ints x) {
 }
 
 inline Floats square_root(Floats x) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_sqrt_ps(kEvery, x);
 #elif defined(__AVX2__)
   return _mm256_sqrt_ps(x);
@@ -150,7 +150,7 @@ inline Floats square_root(Floats x) {
 
 /// The lower 32 bits of each lane multiplied, as 64 bits.
 inline Words multiply_low(Words a, Words b) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return reinterpret_cast<Words>(
       _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
 #elif defined(__AVX2__)
@@ -166,7 +166,7 @@ inline Words multiply_low(Words a, Words b) {
 /// Exactly. Not __builtin_convertvector where there is an instruction: g++ 12 makes quarters and joins them
 /// again.
 inline Doubles widen(HalfFloats x) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_cvtps_pd(0xff, x);
 #elif defined(__AVX2__)
   return _mm256_cvtps_pd(x);
@@ -198,7 +198,7 @@ inline double sum_of_lanes(Doubles x) {
 /// instead, spread by shuffles, which other units do.
 template <int N>
 struct SpreadValues {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   Floats quads[N / 4];
   explicit SpreadValues(const float* from) {
 #pragma GCC unroll 4

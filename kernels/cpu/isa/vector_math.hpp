@@ -37,7 +37,7 @@ inline Floats power_of_two(Floats n) {
 
 /// x·2ⁿ for integral n in −252 .. 254; the result may be denormal or infinite.
 inline Floats scale(Floats x, Floats n) {
-#if defined(__AVX512F__)
+#if defined(COPPICE_ISA_avx512)
   return _mm512_maskz_scalef_ps(kEvery, x, n);
 #else
   const Unsigned whole =
