@@ -117,6 +117,11 @@ class SelectionOps {
   virtual uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                          uint64_t* mask) = 0;
 
+  /// Writes the ordered_key of each element's score to `keys` [count] on the host: uint32_t for f32, uint64_t
+  /// for f64; 0 for what is cut already, anything for NaN. For what competes in groups so small that the host
+  /// selects them while they lie in its cache. Only NaN is reported in the result.
+  virtual BlockCount keys(const Scoring& scoring, const ScoreBlock& block, void* keys) = 0;
+
   /// Adds a block's elements to the scores of the rows or columns that they lie in. The block starts at
   /// element `first` of a row-major matrix of `cols` columns; units [rows or cols of that matrix] on the
   /// host, started by `start_unit` and ended by `finish_unit`. Blocks come in index order. Only NaN is

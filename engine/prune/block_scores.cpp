@@ -4,10 +4,10 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 #include "engine/prune/host_scores.hpp"
 #include "kernels/error.hpp"
+#include "kernels/ordered_key.hpp"
 
 namespace coppice {
 namespace {
@@ -21,29 +21,99 @@ int64_t divided_up(int64_t length, int64_t side) {
   return (length + side - 1) / side;
 }
 
-/// Adds scores of elements in index order, the first of which is element `in_unit` of its unit's row, to
-/// units of `width` elements in a row; those whose bit is 0 are left out.
-void add_scores(Reduce reduce, const double* scores, int64_t count, const ScoreBlock& block, int64_t first,
-                int64_t width, int64_t in_unit, UnitScore* unit) {
-  const bool all = block.kept == nullptr;
-  const auto fold = [=](auto how) {
-    UnitScore* u = unit;
-    for (int64_t i = 0, stop = width - in_unit; i < count; stop += width, ++u) {
-      for (const int64_t end = std::min(count, stop); i < end; ++i) {
-        if (all || is_kept(block, first + i)) add_to_unit(how(), *u, scores[i]);
-      }
-    }
+double score_of(uint32_t key) {
+  // Not value_of_key, whose choice g++ 12 makes with a branch.
+  const uint32_t negative = (key >> 31) - 1;
+  return __builtin_bit_cast(float, (key & 0x7fff'ffffu & ~negative) | (~key & negative));
+}
+double score_of(uint64_t key) {
+  return value_of_key(key);
+}
+
+/// Units that a thread adds to, side by side: loops over them are loops over registers.
+struct Tile {
+  double mantissa[kTile];
+  int64_t exponent[kTile];
+  int64_t kept[kTile];
+};
+
+/// Adds scores in index order to units of `width` elements in a row, of the first of which `in_unit` lie
+/// before. Keys of what is cut already are 0 and left out.
+template <Reduce kReduce, class Key>
+void fold(const Key* keys, int64_t count, int64_t width, int64_t in_unit, int64_t unit, Tile& tile) {
+  constexpr double kNothing = kReduce == Reduce::max ? -std::numeric_limits<double>::infinity() : 0.0;
+  const auto folded = [](double sum, double score) {
+    if constexpr (kReduce == Reduce::max) return sum < score ? score : sum;
+    if constexpr (kReduce == Reduce::l2) return sum + score * score;
+    return sum + score;
   };
+  if (width == 1) {
+    double* const sums = tile.mantissa + unit;
+    int64_t* const kept = tile.kept + unit;
+    for (int64_t i = 0; i < count; ++i)
+      sums[i] = folded(sums[i], keys[i] == 0 ? kNothing : score_of(keys[i]));
+    for (int64_t i = 0; i < count; ++i) kept[i] += keys[i] == 0 ? 0 : 1;
+    return;
+  }
+  for (int64_t i = 0, stop = width - in_unit; i < count; stop += width, ++unit) {
+    double sum = tile.mantissa[unit];
+    int64_t kept = tile.kept[unit];
+    for (const int64_t end = std::min(count, stop); i < end; ++i) {
+      sum = folded(sum, keys[i] == 0 ? kNothing : score_of(keys[i]));
+      kept += keys[i] == 0 ? 0 : 1;
+    }
+    tile.mantissa[unit] = sum;
+    tile.kept[unit] = kept;
+  }
+}
+
+/// The same of products, whose exponent is kept apart.
+template <class Key>
+void fold_products(const Key* keys, int64_t count, int64_t width, int64_t in_unit, int64_t unit, Tile& tile) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (keys[i] == 0) continue;
+    const int64_t at = unit + (in_unit + i) / width;
+    UnitScore product{tile.mantissa[at], tile.exponent[at], 0};
+    multiply(product, score_of(keys[i]));
+    tile.mantissa[at] = product.mantissa;
+    tile.exponent[at] = product.exponent;
+    ++tile.kept[at];
+  }
+}
+
+template <class Key>
+void fold(Reduce reduce, const Key* keys, int64_t count, int64_t width, int64_t in_unit, int64_t unit,
+          Tile& tile) {
   switch (reduce) {
     case Reduce::sum:
     case Reduce::mean:
-      return fold(std::integral_constant<Reduce, Reduce::sum>());
+      return fold<Reduce::sum>(keys, count, width, in_unit, unit, tile);
     case Reduce::max:
-      return fold(std::integral_constant<Reduce, Reduce::max>());
+      return fold<Reduce::max>(keys, count, width, in_unit, unit, tile);
     case Reduce::l2:
-      return fold(std::integral_constant<Reduce, Reduce::l2>());
+      return fold<Reduce::l2>(keys, count, width, in_unit, unit, tile);
     case Reduce::product:
-      return fold(std::integral_constant<Reduce, Reduce::product>());
+      return fold_products(keys, count, width, in_unit, unit, tile);
+  }
+}
+
+/// Sets `count` bits from `bit` on.
+void set_bits(std::vector<uint64_t>& words, int64_t bit, int64_t count) {
+  for (const int64_t end = bit + count; bit < end;) {
+    const int64_t here = std::min(end - bit, 64 - bit % 64);
+    words[static_cast<size_t>(bit / 64)] |= (~uint64_t{0} >> (64 - here)) << (bit % 64);
+    bit += here;
+  }
+}
+
+/// Sets the bits from `bit` on that are set in `from` from bit `from_bit` on.
+void copy_bits(std::vector<uint64_t>& words, int64_t bit, const uint64_t* from, int64_t from_bit,
+               int64_t count) {
+  while (count > 0) {
+    const int64_t here = std::min({count, 64 - bit % 64, 64 - from_bit % 64});
+    const uint64_t bits = from[from_bit / 64] >> (from_bit % 64) & (~uint64_t{0} >> (64 - here));
+    words[static_cast<size_t>(bit / 64)] |= bits << (bit % 64);
+    bit += here, from_bit += here, count -= here;
   }
 }
 
@@ -54,14 +124,15 @@ std::vector<uint64_t> element_bits(const Plan& plan, const PlanPart& part, int64
   std::vector<uint64_t> words(static_cast<size_t>((lead + count + 63) / 64), 0);
   for (int64_t row = (begin - part.begin) / part.cols; row * part.cols < end - part.begin; ++row) {
     const int64_t first_block = row / plan.block_rows * grid_cols - origin;
-    int64_t bit = lead + row * part.cols - (begin - part.begin);
+    const int64_t bit = lead + row * part.cols - (begin - part.begin);
+    if (plan.block_cols == 1) {
+      copy_bits(words, bit, kept_blocks, first_block, grid_cols);
+      continue;
+    }
     for (int64_t c = 0; c < grid_cols; ++c) {
-      const int64_t block = first_block + c;
-      const uint64_t keep = kept_blocks[block / 64] >> (block % 64) & 1;
-      for (int64_t left = std::min(plan.block_cols, part.cols - c * plan.block_cols); left > 0;
-           --left, ++bit) {
-        words[static_cast<size_t>(bit / 64)] |= keep << (bit % 64);
-      }
+      const int64_t block = first_block + c, col = c * plan.block_cols;
+      if ((kept_blocks[block / 64] >> (block % 64) & 1) == 0) continue;
+      set_bits(words, bit + col, std::min(plan.block_cols, part.cols - col));
     }
   }
   return words;
@@ -111,50 +182,60 @@ int64_t BlockScores::rows_together(const PlanPart& part) const {
   return std::max<int64_t>(1, kBlocksTogether / std::max<int64_t>(1, grid_cols(part)));
 }
 
-void BlockScores::fold_range(const PlanPart& part, const Grid& grid, int64_t begin, int64_t count,
-                             std::vector<UnitScore>& units) {
+template <class Key>
+void BlockScores::fold_stretch(const PlanPart& part, const Grid& grid, const Key* keys, int64_t first,
+                               int64_t count, std::vector<UnitScore>& units) {
   const int64_t height = source_plan_.block_rows, width = source_plan_.block_cols;
-  const int64_t first_col = grid.col_begin * width;
+  const int64_t first_col = grid.col_begin * width, end = first + count;
   const int64_t cols = std::min(part.cols, grid.col_end * width) - first_col;
   // Tiles hold whole blocks, so that no two threads add to one.
-  const int64_t tile = divided_up(kTile, width) * width, tiles = divided_up(cols, tile);
+  const int64_t length = std::max<int64_t>(1, kTile / width) * width, tiles = divided_up(cols, length);
+  const int64_t top = first / part.cols / height, bottom = (end - 1) / part.cols / height;
   const int threads = threads_of(source_.backend());
-  source_.read(
-      part.tensor, part.begin + begin, count, source_plan_.statistic, false,
-      [&](const ParameterSource::Run& run) {
-        elements_read_ += static_cast<uint64_t>(run.count);
-        const HostBlock block(source_.backend(), block_of(source_plan_, source_.tensors(), part.tensor, run));
-        const int64_t first = run.begin - part.begin, end = first + run.count;  // of the part
-        const int64_t top = first / part.cols / height, bottom = (end - 1) / part.cols / height;
-        int64_t first_nan = std::numeric_limits<int64_t>::max();
-#pragma omp parallel for num_threads(threads) if (run.count > 50'000) reduction(min : first_nan)
-        for (int64_t task = 0; task < (bottom - top + 1) * tiles; ++task) {
-          std::vector<double> scores(static_cast<size_t>(tile));
-          const int64_t block_row = top + task / tiles, from = first_col + task % tiles * tile;
-          const int64_t to = std::min(from + tile, first_col + cols);
-          UnitScore* const row_units =
-              units.data() + (block_row - grid.row_begin) * grid.cols() - grid.col_begin;
-          for (int64_t row = block_row * height; row < (block_row + 1) * height; ++row) {
-            const int64_t piece = std::max(first, row * part.cols + from);
-            const int64_t piece_end = std::min(end, row * part.cols + to);
-            if (piece >= piece_end) continue;
-            const auto put = [&](int64_t i, auto score) {
-              scores[static_cast<size_t>(i)] = static_cast<double>(score);
-            };
-            const int64_t at = piece - first, size = piece_end - piece, col = piece - row * part.cols;
-            const int64_t nan = block->dtype == DType::f64
-                                    ? score_elements<double>(source_plan_.scoring, *block, at, size, put)
-                                    : score_elements<float>(source_plan_.scoring, *block, at, size, put);
-            if (nan >= 0) first_nan = std::min(first_nan, nan);
-            add_scores(source_plan_.reduce, scores.data(), size, *block, at, width, col % width,
-                       row_units + col / width);
-          }
-        }
-        if (first_nan < run.count) {
-          refuse_nan({0, 0, 1, block->position + static_cast<uint64_t>(first_nan)}, source_plan_, source_,
-                     part.tensor);
-        }
-      });
+#pragma omp parallel for num_threads(threads) if (count > 50'000)
+  for (int64_t task = 0; task < (bottom - top + 1) * tiles; ++task) {
+    const int64_t block_row = top + task / tiles, from = first_col + task % tiles * length;
+    const int64_t to = std::min(from + length, first_col + cols);
+    UnitScore* const tile_units =
+        units.data() + (block_row - grid.row_begin) * grid.cols() + from / width - grid.col_begin;
+    const int64_t tile_size = divided_up(to - from, width);
+    Tile tile;
+    for (int64_t u = 0; u < tile_size; ++u) {
+      tile.mantissa[u] = tile_units[u].mantissa;
+      tile.exponent[u] = tile_units[u].exponent;
+      tile.kept[u] = tile_units[u].kept;
+    }
+    for (int64_t row = block_row * height; row < (block_row + 1) * height; ++row) {
+      const int64_t piece = std::max(first, row * part.cols + from);
+      const int64_t piece_end = std::min(end, row * part.cols + to);
+      if (piece >= piece_end) continue;
+      const int64_t col = piece - row * part.cols;
+      coppice::fold(source_plan_.reduce, keys + (piece - first), piece_end - piece, width, col % width,
+                    (col - from) / width, tile);
+    }
+    for (int64_t u = 0; u < tile_size; ++u)
+      tile_units[u] = {tile.mantissa[u], tile.exponent[u], tile.kept[u]};
+  }
+}
+
+void BlockScores::fold_range(const PlanPart& part, const Grid& grid, int64_t begin, int64_t count,
+                             std::vector<UnitScore>& units) {
+  const bool wide = source_.tensors()[part.tensor].dtype == DType::f64;
+  source_.read(part.tensor, part.begin + begin, count, source_plan_.statistic, false,
+               [&](const ParameterSource::Run& run) {
+                 elements_read_ += static_cast<uint64_t>(run.count);
+                 const ScoreBlock block = block_of(source_plan_, source_.tensors(), part.tensor, run);
+                 for (int64_t at = 0; at < run.count; at += kElementsTogether) {
+                   const int64_t here = std::min(kElementsTogether, run.count - at);
+                   keys_.read(source_plan_, source_, part.tensor, part_of(block, at, here));
+                   const int64_t first = run.begin + at - part.begin;
+                   if (wide) {
+                     fold_stretch(part, grid, keys_.as<uint64_t>(), first, here, units);
+                   } else {
+                     fold_stretch(part, grid, keys_.as<uint32_t>(), first, here, units);
+                   }
+                 }
+               });
 }
 
 void BlockScores::finish(const PlanPart& part, const Grid& grid, std::vector<UnitScore>& units) const {

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/prune/host_scores.hpp"
 #include "engine/prune/n_of_m.hpp"
 #include "engine/prune/plan.hpp"
 #include "engine/prune/select.hpp"
@@ -51,6 +52,9 @@ class BlockScores final : public ParameterSource {
   void fold(const PlanPart& part, const Grid& grid, std::vector<UnitScore>& units);
   void fold_range(const PlanPart& part, const Grid& grid, int64_t begin, int64_t count,
                   std::vector<UnitScore>& units);
+  template <class Key>
+  void fold_stretch(const PlanPart& part, const Grid& grid, const Key* keys, int64_t first, int64_t count,
+                    std::vector<UnitScore>& units);
   void finish(const PlanPart& part, const Grid& grid, std::vector<UnitScore>& units) const;
   Run run_of(std::span<const UnitScore> units, int64_t begin);
   int64_t rows_together(const PlanPart& part) const;
@@ -65,6 +69,7 @@ class BlockScores final : public ParameterSource {
   std::vector<SourceTensor> infos_;
   std::vector<double> ones_, scores_;
   std::vector<uint64_t> kept_;
+  HostKeys keys_;
   uint64_t elements_read_ = 0;
 };
 

@@ -1,5 +1,9 @@
 #include "engine/prune/host_scores.hpp"
 
+#include <vector>
+
+#include "engine/prune/blocks.hpp"
+
 namespace coppice {
 namespace {
 
@@ -16,12 +20,13 @@ const void* fetch(Backend& backend, const void* device, int64_t bytes, std::vect
 
 }  // namespace
 
-HostBlock::HostBlock(Backend& backend, const ScoreBlock& block) : block_(block) {
-  if (backend.device().type == Device::Type::cpu) return;
+void HostKeys::read(const Plan& plan, ParameterSource& source, size_t tensor, const ScoreBlock& block) {
   const int64_t bytes = block.count * size_of(block.dtype);
-  block_.weights = fetch(backend, block.weights, bytes, weights_);
-  block_.statistic = fetch(backend, block.statistic, bytes, statistic_);
-  block_.kept = static_cast<const uint64_t*>(fetch(backend, block.kept, words_of(block) * 8, kept_));
+  if (bytes > size_) {
+    bytes_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
+    size_ = bytes;
+  }
+  refuse_nan(source.backend().selection().keys(plan.scoring, block, bytes_.get()), plan, source, tensor);
 }
 
 uint64_t apply_bits(Backend& backend, const ScoreBlock& block, const uint64_t* kept, void* output,

@@ -1,11 +1,10 @@
 #include "engine/prune/row_select.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <type_traits>
+#include <memory>
 
 #include "engine/prune/host_scores.hpp"
 #include "engine/prune/percentile.hpp"
@@ -18,19 +17,10 @@ namespace {
 /// Beyond this a row is a group like any other: it doesn't fit a cache, and there are few of them.
 constexpr int64_t kLongRow = int64_t{1} << 18;
 
-constexpr int64_t kWord = 64;
+/// Elements whose keys are held at a time: they fit a cache.
+constexpr int64_t kStretch = int64_t{1} << 18;
 
-/// Keys of elements [begin, begin + count) of a block on the host, 0 for those that are cut already. Returns
-/// the index (in the block) of the first of the others whose score is NaN, or −1.
-template <class T, class Key>
-int64_t keys_of(const Scoring& scoring, const ScoreBlock& block, int64_t begin, int64_t count, Key* keys) {
-  const int64_t nan = score_elements<T>(scoring, block, begin, count,
-                                        [keys](int64_t i, T score) { keys[i] = ordered_key(score); });
-  for (int64_t i = 0; block.kept != nullptr && i < count; ++i) {
-    if (!is_kept(block, begin + i)) keys[i] = 0;
-  }
-  return nan;
-}
+constexpr int64_t kWord = 64;
 
 /// The element at `rank` in the order of (key, index), of one row. A histogram of the upper bits first, so
 /// that the exact search sees few keys.
@@ -97,43 +87,28 @@ RowPlace cut_of_row(const Plan& plan, DType dtype, uint64_t cols, uint64_t alrea
   return safe == 0 || limit == cols ? place : earlier(place, find(limit));
 }
 
-template <class T>
+template <class Key>
 std::vector<RowPlace> select_short_rows(ParameterSource& source, const Plan& plan, const PlanPart& part,
                                         uint64_t& cut, ReadingCost& cost) {
-  using Key = std::conditional_t<std::is_same_v<T, double>, uint64_t, uint32_t>;
   const DType dtype = source.tensors()[part.tensor].dtype;
   const int threads = threads_of(source.backend());
   std::vector<RowPlace> places(static_cast<size_t>(part.count / part.cols));
-  std::vector<Key> keys;  // of the run, behind those of a row that the run before it began
+  std::vector<Key> keys;  // of a stretch, behind those of a row that the stretch before it began
   int64_t held = 0, row = 0;
-  const auto on_run = [&](const ParameterSource::Run& run) {
-    cost.elements += static_cast<uint64_t>(run.count);
-    const HostBlock block(source.backend(), block_of(plan, source.tensors(), part.tensor, run));
-    keys.resize(static_cast<size_t>(held + run.count));
-    constexpr int64_t kChunk = 1 << 14;
-    std::atomic<int64_t> first_nan = std::numeric_limits<int64_t>::max();
-    const int64_t chunks = (run.count + kChunk - 1) / kChunk;
-#pragma omp parallel for num_threads(threads) if (chunks > 4)
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t begin = chunk * kChunk, count = std::min(kChunk, run.count - begin);
-      const int64_t nan = keys_of<T>(plan.scoring, *block, begin, count, keys.data() + held + begin);
-      int64_t known = first_nan;
-      while (nan >= 0 && nan < known && !first_nan.compare_exchange_weak(known, nan)) {
-      }
-    }
-    if (const int64_t nan = first_nan; nan < run.count) {
-      refuse_nan({0, 0, 1, (*block).position + static_cast<uint64_t>(nan)}, plan, source, part.tensor);
-    }
-    const int64_t rows = (held + run.count) / part.cols;
+  const auto on_stretch = [&](const ScoreBlock& block) {
+    keys.resize(static_cast<size_t>(held + block.count));
+    refuse_nan(source.backend().selection().keys(plan.scoring, block, keys.data() + held), plan, source,
+               part.tensor);
+    const int64_t rows = (held + block.count) / part.cols;
     uint64_t here = 0;
-#pragma omp parallel num_threads(threads) if (rows > 1 && run.count > 4 * kChunk)
+#pragma omp parallel num_threads(threads) if (rows > 1 && block.count > kStretch / 4)
     {
       std::vector<Key> scratch;
 #pragma omp for reduction(+ : here)
       for (int64_t r = 0; r < rows; ++r) {
         const Key* const of_row = keys.data() + r * part.cols;
         const uint64_t already =
-            run.kept == nullptr ? 0 : static_cast<uint64_t>(std::count(of_row, of_row + part.cols, Key{0}));
+            block.kept == nullptr ? 0 : static_cast<uint64_t>(std::count(of_row, of_row + part.cols, Key{0}));
         places[static_cast<size_t>(row + r)] =
             cut_of_row(plan, dtype, static_cast<uint64_t>(part.cols), already, here,
                        [&](uint64_t rank) { return at_rank(of_row, part.cols, rank, scratch); });
@@ -141,10 +116,17 @@ std::vector<RowPlace> select_short_rows(ParameterSource& source, const Plan& pla
     }
     cut += here;
     row += rows;
-    held += run.count - rows * part.cols;
+    held += block.count - rows * part.cols;
     std::memmove(keys.data(), keys.data() + rows * part.cols, static_cast<size_t>(held) * sizeof(Key));
   };
-  source.read(part.tensor, part.begin, part.count, plan.statistic, false, on_run);
+  source.read(part.tensor, part.begin, part.count, plan.statistic, false,
+              [&](const ParameterSource::Run& run) {
+                cost.elements += static_cast<uint64_t>(run.count);
+                const ScoreBlock block = block_of(plan, source.tensors(), part.tensor, run);
+                for (int64_t at = 0; at < run.count; at += kStretch) {
+                  on_stretch(part_of(block, at, std::min(kStretch, run.count - at)));
+                }
+              });
   return places;
 }
 
@@ -176,30 +158,38 @@ std::vector<RowPlace> select_long_rows(ParameterSource& source, const Plan& plan
   return places;
 }
 
-template <class T>
-void keep_bits(const Plan& plan, const ScoreBlock& block, const PlanPart& part, int64_t first,
-               const std::vector<RowPlace>& rows, int threads, std::vector<uint64_t>& kept) {
-  using Key = std::conditional_t<std::is_same_v<T, double>, uint64_t, uint32_t>;
-  constexpr int64_t kChunkWords = 64;
-  const int64_t words = static_cast<int64_t>(kept.size());
-#pragma omp parallel for num_threads(threads) if (words > 8 * kChunkWords)
-  for (int64_t chunk = 0; chunk < words; chunk += kChunkWords) {
-    Key keys[kChunkWords * kWord];
-    const int64_t begin = std::max<int64_t>(0, chunk * kWord - block.mask_bit);
-    const int64_t end = std::min(block.count, (chunk + kChunkWords) * kWord - block.mask_bit);
-    keys_of<T>(plan.scoring, block, begin, end - begin, keys);
-    int64_t row = (first + begin) / part.cols, col = (first + begin) % part.cols;
-    RowPlace place = rows[static_cast<size_t>(row)];
-    for (int64_t i = begin; i < end; ++i) {
-      const uint64_t key = keys[i - begin];
-      const bool keep = key > place.key || (key == place.key && static_cast<uint64_t>(col) >= place.index);
-      const int64_t bit = block.mask_bit + i;
-      // What is cut already has key 0, which is below any place that a row of such elements can have.
-      kept[static_cast<size_t>(bit / kWord)] |= static_cast<uint64_t>(keep && key != 0) << (bit % kWord);
-      if (++col == part.cols && i + 1 < end) {
-        col = 0;
-        place = rows[static_cast<size_t>(++row)];
-      }
+/// Bit i: element `col` + i of its row, of that key, stays. What is cut already has key 0, which is below any
+/// place that a row of such elements can have.
+template <class Key>
+uint64_t kept_word(const Key* keys, int64_t count, int64_t col, RowPlace place) {
+  uint64_t word = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t key = keys[i];
+    const bool keep = key > place.key || (key == place.key && static_cast<uint64_t>(col + i) >= place.index);
+    word |= static_cast<uint64_t>(keep && key != 0) << i;
+  }
+  return word;
+}
+
+/// Sets the bits of what stays of a stretch, whose keys these are and whose first element is element `first`
+/// of the part and bit `bit` of `kept`.
+template <class Key>
+void keep_bits(const Key* keys, int64_t count, int64_t cols, int64_t first, const std::vector<RowPlace>& rows,
+               int64_t bit, int threads, uint64_t* kept) {
+  constexpr int64_t kTaskWords = 64;
+  const int64_t first_word = bit / kWord, words = (bit + count + kWord - 1) / kWord - first_word;
+#pragma omp parallel for num_threads(threads) if (words > 8 * kTaskWords)
+  for (int64_t task = 0; task < words; task += kTaskWords) {
+    const int64_t begin = std::max<int64_t>(0, (first_word + task) * kWord - bit);
+    const int64_t end = std::min(count, (first_word + task + kTaskWords) * kWord - bit);
+    int64_t row = (first + begin) / cols, col = (first + begin) % cols;
+    for (int64_t i = begin; i < end;) {
+      // As far as the word and the row reach.
+      const int64_t shift = (bit + i) % kWord, here = std::min({end - i, kWord - shift, cols - col});
+      kept[(bit + i) / kWord] |= kept_word(keys + i, here, col, rows[static_cast<size_t>(row)]) << shift;
+      i += here;
+      col += here;
+      if (col == cols) ++row, col = 0;
     }
   }
 }
@@ -211,18 +201,27 @@ std::vector<RowPlace> select_rows(ParameterSource& source, const Plan& plan, con
   if (part.count == 0) return {};
   if (part.cols > kLongRow) return select_long_rows(source, plan, part, cut, cost);
   return source.tensors()[part.tensor].dtype == DType::f64
-             ? select_short_rows<double>(source, plan, part, cut, cost)
-             : select_short_rows<float>(source, plan, part, cut, cost);
+             ? select_short_rows<uint64_t>(source, plan, part, cut, cost)
+             : select_short_rows<uint32_t>(source, plan, part, cut, cost);
 }
 
 uint64_t apply_rows(Backend& backend, const Plan& plan, const ScoreBlock& block, const PlanPart& part,
                     int64_t first, const std::vector<RowPlace>& rows, void* output, uint64_t* mask) {
-  const HostBlock host(backend, block);
   std::vector<uint64_t> kept(static_cast<size_t>((block.mask_bit + block.count + kWord - 1) / kWord), 0);
-  if (block.dtype == DType::f64) {
-    keep_bits<double>(plan, *host, part, first, rows, threads_of(backend), kept);
-  } else {
-    keep_bits<float>(plan, *host, part, first, rows, threads_of(backend), kept);
+  const bool wide = block.dtype == DType::f64;
+  const auto keys = std::make_unique_for_overwrite<std::byte[]>(
+      static_cast<size_t>(std::min(kStretch, block.count) * size_of(block.dtype)));
+  const int threads = threads_of(backend);
+  for (int64_t at = 0; at < block.count; at += kStretch) {
+    const int64_t count = std::min(kStretch, block.count - at), bit = block.mask_bit + at;
+    backend.selection().keys(plan.scoring, part_of(block, at, count), keys.get());
+    if (wide) {
+      keep_bits(reinterpret_cast<const uint64_t*>(keys.get()), count, part.cols, first + at, rows, bit,
+                threads, kept.data());
+    } else {
+      keep_bits(reinterpret_cast<const uint32_t*>(keys.get()), count, part.cols, first + at, rows, bit,
+                threads, kept.data());
+    }
   }
   return apply_bits(backend, block, kept.data(), output, mask);
 }

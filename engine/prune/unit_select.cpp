@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "engine/prune/host_scores.hpp"
 #include "engine/prune/masks.hpp"
 #include "kernels/error.hpp"
+#include "kernels/ordered_key.hpp"
 
 namespace coppice {
 namespace {
@@ -27,6 +29,35 @@ void by_row_and_column(const Plan& plan, const UnitTensor& tensor, const SourceT
   }
 }
 
+/// Elements whose keys are held at a time.
+constexpr int64_t kTogether = int64_t{1} << 16;
+
+/// The score of element i, unless it is cut already.
+std::optional<double> score_at(DType dtype, const HostKeys& keys, int64_t i) {
+  const auto scored = [](auto key) { return key == 0 ? std::optional<double>() : value_of_key(key); };
+  if (dtype == DType::f64) return scored(keys.as<uint64_t>()[i]);
+  return scored(keys.as<uint32_t>()[i]);
+}
+
+/// Adds one element's score to its unit's.
+void add_to_unit(Reduce reduce, UnitScore& unit, double score) {
+  ++unit.kept;
+  switch (reduce) {
+    case Reduce::sum:
+    case Reduce::mean:
+      unit.mantissa += score;
+      return;
+    case Reduce::max:
+      unit.mantissa = std::max(unit.mantissa, score);
+      return;
+    case Reduce::l2:
+      unit.mantissa += score * score;
+      return;
+    case Reduce::product:
+      multiply(unit, score);
+  }
+}
+
 }  // namespace
 
 std::vector<std::vector<UnitScore>> score_hidden_units(ParameterSource& source, const Plan& plan,
@@ -37,33 +68,25 @@ std::vector<std::vector<UnitScore>> score_hidden_units(ParameterSource& source, 
   }
   const auto unit_at = [&](size_t layer, int64_t unit) { return &scores[layer][static_cast<size_t>(unit)]; };
   std::vector<UnitScore*> rows, cols;
-  std::vector<double> values(4096);
+  HostKeys keys;
   for (const UnitTensor& tensor : plan.wiring.tensors) {
     const SourceTensor& info = source.tensors()[tensor.tensor];
     by_row_and_column<UnitScore*>(plan, tensor, info, nullptr, unit_at, rows, cols);
     source.read(tensor.tensor, 0, info.size(), plan.statistic, false, [&](const ParameterSource::Run& run) {
       cost.elements += static_cast<uint64_t>(run.count);
-      const HostBlock block(source.backend(), block_of(plan, source.tensors(), tensor.tensor, run));
+      const ScoreBlock block = block_of(plan, source.tensors(), tensor.tensor, run);
       int64_t row = run.begin / info.cols(), col = run.begin % info.cols();
-      for (int64_t begin = 0; begin < run.count; begin += static_cast<int64_t>(values.size())) {
-        const int64_t count = std::min(run.count - begin, static_cast<int64_t>(values.size()));
-        const auto put = [&](int64_t i, auto score) {
-          values[static_cast<size_t>(i)] = static_cast<double>(score);
-        };
-        const int64_t nan = info.dtype == DType::f64
-                                ? score_elements<double>(plan.scoring, *block, begin, count, put)
-                                : score_elements<float>(plan.scoring, *block, begin, count, put);
-        if (nan >= 0) {
-          refuse_nan({0, 0, 1, block->position + static_cast<uint64_t>(nan)}, plan, source, tensor.tensor);
-        }
+      for (int64_t begin = 0; begin < run.count; begin += kTogether) {
+        const int64_t count = std::min(run.count - begin, kTogether);
+        keys.read(plan, source, tensor.tensor, part_of(block, begin, count));
         for (int64_t i = 0; i < count; ++i) {
           UnitScore* const of_row = rows[static_cast<size_t>(row)];
           UnitScore* const of_col = cols[static_cast<size_t>(col)];
           if (++col == info.cols()) col = 0, ++row;
-          if (!is_kept(*block, begin + i)) continue;
-          const double value = values[static_cast<size_t>(i)];
-          if (of_row != nullptr) add_to_unit(plan.reduce, *of_row, value);
-          if (of_col != nullptr && of_col != of_row) add_to_unit(plan.reduce, *of_col, value);
+          const std::optional<double> score = score_at(info.dtype, keys, i);
+          if (!score) continue;
+          if (of_row != nullptr) add_to_unit(plan.reduce, *of_row, *score);
+          if (of_col != nullptr && of_col != of_row) add_to_unit(plan.reduce, *of_col, *score);
         }
       }
     });

@@ -190,6 +190,13 @@ uint64_t write_units(const ScoreBlock& block, int64_t begin, int64_t end, UnitAx
   return static_cast<uint64_t>(end - begin) - kept_count;
 }
 
+/// From the kernels' signed keys to unsigned ones, in place.
+template <class Unsigned>
+void flip_signs(Unsigned* keys, int64_t count) {
+  constexpr Unsigned kSign = Unsigned{1} << (8 * sizeof(Unsigned) - 1);
+  for (int64_t i = 0; i < count; ++i) keys[i] ^= kSign;
+}
+
 /// Elements whose keys are held at a time where the kernels don't consume them at once: short enough for L1.
 constexpr int64_t kKeysAtOnce = 1024;
 
@@ -361,6 +368,33 @@ uint64_t CpuSelection::apply(const Scoring& scoring, const ScoreBlock& block, Pl
                          const_cast<void*>(advanced(output, tie * byte_size(block))), rest_mask);
   }
   return count;
+}
+
+BlockCount CpuSelection::keys(const Scoring& scoring, const ScoreBlock& block, void* keys) {
+  const SelectKernels& kernel = kernels(scoring, block);
+  const bool wide = block.dtype == DType::f64;
+  BlockCount total;
+  std::mutex mutex;
+  parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
+    const ScoreBlock chunk = chunk_part(block, index);
+    const int64_t begin = chunk_begin(block, index);
+    BlockCount nan;
+    for (int64_t from = 0; from < chunk.count; from += kKeysAtOnce) {
+      const ScoreBlock part = part_of(chunk, from, std::min(kKeysAtOnce, chunk.count - from));
+      void* out = static_cast<char*>(keys) + (begin + from) * byte_size(block);
+      add_nan(nan, kernel.keys(chunk_of(scoring, part), out), part.position);
+      if (wide) {
+        flip_signs(static_cast<uint64_t*>(out), part.count);
+      } else {
+        flip_signs(static_cast<uint32_t*>(out), part.count);
+      }
+    }
+    if (nan.nan_count == 0) return;
+    const std::lock_guard lock(mutex);
+    total.nan_count += nan.nan_count;
+    total.first_nan = std::min(total.first_nan, nan.first_nan);
+  });
+  return total;
 }
 
 BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce,

@@ -21,6 +21,7 @@ class CpuSelection final : public SelectionOps {
   BlockCount histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
                        uint64_t* bins) override;
   uint64_t find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) override;
+  BlockCount keys(const Scoring& scoring, const ScoreBlock& block, void* keys) override;
   uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                  uint64_t* mask) override;
   BlockCount accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis,

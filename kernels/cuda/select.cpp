@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <type_traits>
 
 #include "kernels/cuda/status.hpp"
 #include "kernels/error.hpp"
@@ -9,6 +11,9 @@
 
 namespace coppice::cuda {
 namespace {
+
+/// Keys that are fetched at a time: what they take on the device is bounded.
+constexpr int64_t kKeysTogether = int64_t{1} << 20;
 
 constexpr bool is_wide(DType dtype) {
   return dtype == DType::f64;
@@ -137,6 +142,45 @@ void CudaSelection::sample(const Scoring& scoring, const ScoreBlock& block, std:
   } else {
     append_keys<uint32_t>(scoring, block, starts, keys);
   }
+}
+
+template <class Bits>
+BlockCount CudaSelection::download_keys(const Scoring& scoring, const ScoreBlock& part, Bits* keys) {
+  const int64_t lines = (part.count + kSampleLine - 1) / kSampleLine;
+  std::vector<int64_t> starts(static_cast<size_t>(lines));
+  for (int64_t line = 0; line < lines; ++line) starts[static_cast<size_t>(line)] = line * kSampleLine;
+  const int64_t key_bytes = lines * kSampleLine * static_cast<int64_t>(sizeof(Bits));
+  const int64_t start_bytes = lines * static_cast<int64_t>(sizeof(int64_t));
+  char* memory = work_.reserve<char>(key_bytes + start_bytes);
+  int64_t* device_starts = reinterpret_cast<int64_t*>(memory + key_bytes);
+  transfer_.upload(starts.data(), device_starts, start_bytes);
+  queue_keys(context_, scoring, part, device_starts, lines, memory);
+  transfer_.download(memory, keys, part.count * static_cast<int64_t>(sizeof(Bits)));
+  // The last line's keys past the block's end stay on the device.
+  using Score = std::conditional_t<sizeof(Bits) == 8, double, float>;
+  const Bits highest = ordered_key(std::numeric_limits<Score>::infinity());
+  BlockCount found;
+  for (int64_t i = 0; i < part.count; ++i) {
+    if (keys[i] <= highest) continue;
+    found.first_nan = std::min(found.first_nan, part.position + static_cast<uint64_t>(i));
+    ++found.nan_count;
+  }
+  return found;
+}
+
+BlockCount CudaSelection::keys(const Scoring& scoring, const ScoreBlock& block, void* keys) {
+  context_.make_current();
+  check(scoring, block);
+  BlockCount found;
+  for (int64_t begin = 0; begin < block.count; begin += kKeysTogether) {
+    const ScoreBlock part = part_of(block, begin, std::min(kKeysTogether, block.count - begin));
+    const BlockCount here = is_wide(block.dtype)
+                                ? download_keys(scoring, part, static_cast<uint64_t*>(keys) + begin)
+                                : download_keys(scoring, part, static_cast<uint32_t*>(keys) + begin);
+    found.nan_count += here.nan_count;
+    found.first_nan = std::min(found.first_nan, here.first_nan);
+  }
+  return found;
 }
 
 BlockCount CudaSelection::bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,

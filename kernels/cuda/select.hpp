@@ -23,6 +23,7 @@ class CudaSelection final : public SelectionOps {
   BlockCount histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
                        uint64_t* bins) override;
   uint64_t find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) override;
+  BlockCount keys(const Scoring& scoring, const ScoreBlock& block, void* keys) override;
   uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                  uint64_t* mask) override;
   BlockCount accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce, UnitAxis axis,
@@ -38,6 +39,8 @@ class CudaSelection final : public SelectionOps {
   template <class T>
   void append_places(const Scoring& scoring, const ScoreBlock& part, const void* candidates, uint64_t count,
                      std::vector<Place>& places);
+  template <class Bits>
+  BlockCount download_keys(const Scoring& scoring, const ScoreBlock& part, Bits* keys);
   template <class Bits>
   void append_keys(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                    std::vector<Key>& keys);

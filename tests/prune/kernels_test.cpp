@@ -219,6 +219,25 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
           std::sort(found.begin(), found.end(), [](auto& a, auto& b) { return a.position < b.position; });
           ASSERT_TRUE(found == expected);
 
+          // Keys of all of them, and nothing behind.
+          constexpr uint8_t kPoison = 0xc3;
+          const size_t key_bytes = static_cast<size_t>(size_of(c.dtype));
+          std::vector<uint8_t> keys((static_cast<size_t>(count) + 1) * key_bytes, kPoison);
+          EXPECT_EQ(ops().keys(scoring, test.block, keys.data()).nan_count, 0u);
+          for (size_t i = 0; i <= static_cast<size_t>(count); ++i) {
+            Key key = 0;
+            std::memcpy(&key, &keys[i * key_bytes], key_bytes);
+            if (i == static_cast<size_t>(count)) {
+              ASSERT_EQ(key, key_bytes == 8 ? 0xc3c3c3c3c3c3c3c3u : 0xc3c3c3c3u);
+            } else if (c.dtype == DType::f64) {
+              ASSERT_EQ(key, test.keys[i]) << i;
+            } else {
+              ASSERT_EQ(c.wide && key != 0 ? widened(static_cast<uint32_t>(key)) : key << (c.wide ? 0 : 32),
+                        test.keys[i])
+                  << i;
+            }
+          }
+
           if (!expected.empty()) {
             const Place& one = expected[random() % expected.size()];
             uint64_t index = 0;
@@ -393,8 +412,10 @@ TEST_P(Kernels, NanIsCountedWhereItCounts) {
       for (size_t n = 0; n < nans.size(); ++n) test.set_weight(nans[n], n % 2 == 0 ? nan : -nan);
       std::vector<Place> none;
       std::vector<uint64_t> bins(2048);
-      for (const BlockCount& found : {ops().bracket(scoring, test.block, 0, 0, 0, none),
-                                      ops().histogram(scoring, test.block, {0, 0, 11}, bins.data())}) {
+      std::vector<uint64_t> keys(static_cast<size_t>(count));
+      for (const BlockCount& found :
+           {ops().bracket(scoring, test.block, 0, 0, 0, none), ops().keys(scoring, test.block, keys.data()),
+            ops().histogram(scoring, test.block, {0, 0, 11}, bins.data())}) {
         EXPECT_EQ(found.nan_count, nans.size()) << count;
         EXPECT_EQ(found.first_nan, test.block.position + static_cast<uint64_t>(nans.front())) << count;
       }
@@ -404,6 +425,7 @@ TEST_P(Kernels, NanIsCountedWhereItCounts) {
       });
       test.block.kept = test.kept.data();
       EXPECT_EQ(ops().bracket(scoring, test.block, 0, 0, 0, none).nan_count, 0u);
+      EXPECT_EQ(ops().keys(scoring, test.block, keys.data()).nan_count, 0u);
     }
   }
 }
