@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace coppice::cpu {
 
@@ -10,6 +12,22 @@ namespace coppice::cpu {
 /// of its speed in address translation). Never null. Throws Error(out_of_memory) naming `what`.
 void* allocate(int64_t bytes, std::string_view what);
 void release(void* data) noexcept;
+
+/// A vector in such memory, for what a product walks.
+template <class T>
+struct LargePages {
+  using value_type = T;
+  LargePages() = default;
+  template <class U>
+  LargePages(const LargePages<U>&) {}
+  T* allocate(size_t count) {
+    return static_cast<T*>(cpu::allocate(static_cast<int64_t>(count * sizeof(T)), "a sparse weight"));
+  }
+  void deallocate(T* data, size_t) noexcept { release(data); }
+  bool operator==(const LargePages&) const { return true; }
+};
+template <class T>
+using LargeVector = std::vector<T, LargePages<T>>;
 
 /// A grow-only array of floats that its owner reuses; growing loses the contents.
 class Scratch {

@@ -220,7 +220,7 @@ TEST_P(SparseTest, MatricesMayBeWideOrTall) {
 
 TEST_P(CpuSparseTest, EveryRowHasTheSameBitsHoweverItIsComputed) {
   for (const auto& [n, out, in] :
-       std::vector<std::array<int64_t, 3>>{{70, 257, 300}, {33, 200, 33}, {3, 900, 255}}) {
+       std::vector<std::array<int64_t, 3>>{{70, 257, 300}, {33, 200, 33}, {3, 900, 255}, {1, 1900, 255}}) {
     for (const std::string& layout : layouts()) {
       WeightCase c(random_, n, out, in, 0.6f);
       cut(layout, c);
@@ -293,6 +293,8 @@ TEST_P(CpuSparseTest, SlicedFormsAreSmallAndMadeWhenTheyAreWanted) {
   WeightCase c(random_, 33, 512, 700, 0.9f);
   TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), y(backend(), c.n, c.out);
   const auto weight = backend().make_weight("sell", w);
+  // The windows of AVX2's permutes are small, and rows wait the more often.
+  const int64_t most_of_single = weight->nonzeros() * (GetParam().isa == "avx2" ? 13 : 8);
   weight->multiply(x, {}, y);
   const int64_t batch = weight->bytes();
   EXPECT_GE(batch, weight->nonzeros() * 6);
@@ -301,14 +303,14 @@ TEST_P(CpuSparseTest, SlicedFormsAreSmallAndMadeWhenTheyAreWanted) {
   const TestMatrix one(backend(), 1, c.in, std::vector<float>(c.x.begin(), c.x.begin() + c.in));
   TestMatrix row(backend(), 1, c.out);
   weight->multiply(one, {}, row);
-  EXPECT_LE(weight->bytes() - batch, weight->nonzeros() * 8);
+  EXPECT_LE(weight->bytes() - batch, most_of_single);
   EXPECT_GE(weight->bytes() - batch, weight->nonzeros() * 5);
   EXPECT_EQ(bits(row.values()), std::vector<uint32_t>(expected.begin(), expected.begin() + c.out));
 
   // And one form can be made from the other.
   const auto other = backend().make_weight("sell", w);
   other->multiply(one, {}, row);
-  EXPECT_LE(other->bytes(), weight->nonzeros() * 8);
+  EXPECT_LE(other->bytes(), most_of_single);
   other->multiply(x, {}, y);
   EXPECT_EQ(bits(y.values()), expected);
 }

@@ -78,57 +78,53 @@ void multiply_batch(const BsrArrays& a, int64_t first, int64_t last, const float
                   : multiply_width<2>(a, first, last, x_tile, y_tile);
 }
 
-/// One row of x: the block's rows lie in the lanes. `kChains` block rows take turns, because one sum after
-/// the other would wait for the processor's additions and not for its memory.
-constexpr int kChains = 4;
-
-/// A block's rows, in as many registers as they take.
+/// One row of x: the block's rows lie in the lanes, of one register or several.
 template <int R>
-struct BlockRows;
-template <>
-struct BlockRows<16> {
-  typedef float Type __attribute__((vector_size(64)));
-};
-template <>
-struct BlockRows<8> {
-  typedef float Type __attribute__((vector_size(32)));
-};
-template <>
-struct BlockRows<4> {
-  typedef float Type __attribute__((vector_size(16)));
+struct BlockRows {
+  static constexpr int kWidth = R < kLanes ? R : kLanes;
+  static constexpr int kParts = R / kWidth;
+  /// Block rows that take turns, because one sum after the other would wait for the processor's additions and
+  /// not for its memory.
+  static constexpr int kChains = kParts > 2 ? 2 : 4;
+  typedef float Part __attribute__((vector_size(4 * kWidth)));
 };
 
 template <int R>
 void multiply_blocks(const BsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
                      bool accumulate, float* y) {
-  using Block = typename BlockRows<R>::Type;
+  using Part = typename BlockRows<R>::Part;
+  constexpr int kWidth = BlockRows<R>::kWidth, kParts = BlockRows<R>::kParts, kChains = BlockRows<R>::kChains;
   for (int64_t b0 = first; b0 < last; b0 += kChains) {
     const int64_t here = min(kChains, last - b0);
-    Block sum[kChains] = {};
-    int64_t next[kChains] = {}, end[kChains] = {};
-    int64_t together = a.block_offsets[b0 + 1] - a.block_offsets[b0];
+    Part sum[kChains][kParts] = {};
+    int64_t next[kChains] = {}, end[kChains] = {}, row[kChains] = {};
+    int64_t together = here == kChains ? INT64_MAX : 0;
 #pragma GCC unroll 4
     for (int i = 0; i < kChains; ++i) {
       if (i >= here) break;
-      next[i] = a.block_offsets[b0 + i];
-      end[i] = a.block_offsets[b0 + i + 1];
+      const int64_t block_row = a.by_length[b0 + i];
+      next[i] = a.block_offsets[block_row];
+      end[i] = a.block_offsets[block_row + 1];
       together = min(together, end[i] - next[i]);
-      const int64_t row = (b0 + i) * R, rows = min(R, a.rows - row);
-      for (int64_t r = 0; r < rows; ++r) {
-        float start = accumulate ? y[row + r] : 0.0f;
-        if (bias != nullptr) start += bias[row + r];
-        sum[i][r] = start;
+      row[i] = block_row * R;
+      float start[R] = {};
+      for (int64_t r = 0; r < min(R, a.rows - row[i]); ++r) {
+        if (accumulate) start[r] = y[row[i] + r];
+        if (bias != nullptr) start[r] += bias[row[i] + r];
       }
+#pragma GCC unroll 4
+      for (int part = 0; part < kParts; ++part) sum[i][part] = load_as<Part>(start + part * kWidth);
     }
     const auto add = [&](int i) {
-      sum[i] += x[a.col_indices[next[i]]] * load_as<Block>(a.values + next[i] * R);
+      const float at = x[a.col_indices[next[i]]];
+      const float* values = a.values + next[i] * R;
+#pragma GCC unroll 4
+      for (int part = 0; part < kParts; ++part) sum[i][part] += at * load_as<Part>(values + part * kWidth);
       ++next[i];
     };
-    if (here == kChains) {
-      for (; together > 0; --together) {
+    for (; together > 0; --together) {
 #pragma GCC unroll 4
-        for (int i = 0; i < kChains; ++i) add(i);
-      }
+      for (int i = 0; i < kChains; ++i) add(i);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kChains; ++i) {
@@ -137,8 +133,10 @@ void multiply_blocks(const BsrArrays& a, int64_t first, int64_t last, const floa
 #pragma GCC unroll 4
     for (int i = 0; i < kChains; ++i) {
       if (i >= here) break;
-      const int64_t row = (b0 + i) * R, rows = min(R, a.rows - row);
-      for (int64_t r = 0; r < rows; ++r) y[row + r] = sum[i][r];
+      float result[R];
+#pragma GCC unroll 4
+      for (int part = 0; part < kParts; ++part) store_as(result + part * kWidth, sum[i][part]);
+      for (int64_t r = 0; r < min(R, a.rows - row[i]); ++r) y[row[i] + r] = result[r];
     }
   }
 }

@@ -11,6 +11,7 @@ struct BsrArrays {
   const int64_t* block_offsets = nullptr;  ///< [block rows + 1]
   const int32_t* col_indices = nullptr;    ///< [blocks], ascending within a block row
   const float* values = nullptr;           ///< [blocks][height]
+  const int32_t* by_length = nullptr;  ///< [block rows]: the longest first, so that neighbours run in step
 };
 
 /// The kernels of one instruction set. Single-threaded; raw pointers only. Every element of y is one chain
@@ -20,7 +21,8 @@ struct BsrKernels {
   /// added to a tile of y whose first row is the first block row's.
   void (*multiply_batch)(const BsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t width,
                          float* y_tile);
-  /// y[r] = (accumulate ? y[r] : 0) + bias[r] + Σ_c A(r, c)·x(c) for one row of x.
+  /// y[r] = (accumulate ? y[r] : 0) + bias[r] + Σ_c A(r, c)·x(c) for one row of x and the rows r of the block
+  /// rows by_length[first] to by_length[last - 1].
   void (*multiply_single)(const BsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
                           bool accumulate, float* y);
 };

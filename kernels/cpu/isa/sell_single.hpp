@@ -5,29 +5,35 @@
 namespace coppice::cpu {
 
 /// A sparse matrix A as the product with a single row of x reads it: `kSellSliceRows` neighbouring rows, a
-/// slice, lie in the lanes. In a step each row of the slice takes its next nonzero, if that lies within a
-/// window of 64 columns that starts near the slice's hindmost one; kSellWindowSteps steps share a window. So
-/// rows may run ahead of each other a little, and 8 bits say where in the window an entry lies.
+/// slice, lie in the lanes. In a step each row of the slice takes its next nonzero, if that lies within its
+/// window of x. Windows start near the hindmost row that they serve, so that rows may run ahead of each other
+/// a little, and a byte says where in the window an entry lies. How large a window is, and how many rows and
+/// steps share it, is the kernels' to say: what their permutes reach.
 struct SellSingleArrays {
   int64_t rows = 0;
   int64_t columns = 0;
-  const int64_t* slice_windows = nullptr;   ///< [slices + 1]: its windows
-  const int32_t* window_columns = nullptr;  ///< [windows]: first column
-  /// [windows][steps][kSellSliceRows]: of an entry kSellActive + column within the window, 0 of a row that
+  const int64_t* slice_turns = nullptr;     ///< [slices + 1]: its turns, of SellWindows::steps each
+  const int32_t* window_columns = nullptr;  ///< [turns][kSellSliceRows / SellWindows::rows]: first column
+  /// [turns][steps][kSellSliceRows]: of an entry kSellActive + column within the window, 0 of a row that
   /// waits; the rows' order is the kernels' `places`.
   const uint8_t* indices = nullptr;
   const float* values = nullptr;  ///< the same in the rows' own order; -0 of a row that waits
 };
 
 constexpr int64_t kSellSliceRows = 32;
-constexpr int64_t kSellWindowColumns = 64;
-constexpr int64_t kSellWindowSteps = 2;
-constexpr int64_t kSellWindowAlignment = 16;  ///< windows start at multiples of it
 constexpr uint8_t kSellActive = 0x80;
+
+struct SellWindows {
+  int64_t rows;       ///< of a slice that share one: a divisor of kSellSliceRows
+  int64_t columns;    ///< at most kSellActive
+  int64_t steps;      ///< that share one
+  int64_t alignment;  ///< windows start at multiples of it
+};
 
 /// The kernels of one instruction set. Single-threaded; raw pointers only. Every element of y is one chain
 /// y = y + a·x over the row's nonzeros, columns ascending, as in SellBatchKernels, to the bit.
 struct SellSingleKernels {
+  SellWindows windows;
   uint8_t places[kSellSliceRows];  ///< where a step keeps the index of a row
   /// Floats that `prepare_x` fills for a row of `columns`.
   int64_t (*prepared_floats)(int64_t columns);

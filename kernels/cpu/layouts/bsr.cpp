@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "kernels/error.hpp"
 
@@ -11,6 +12,8 @@ namespace {
 /// A block is stored when any of its values isn't zero; a kept value that happens to be zero is stored with
 /// it. So many stored zeros that aren't chance, though, mean that the matrix is not made of such blocks.
 constexpr int64_t kStoredPerZero = 1000;
+/// Block rows are sorted by length among so many neighbours, so that threads can share them out.
+constexpr int64_t kSortedBlockRows = 64;
 
 int64_t find_height(MatrixView<const float> values) {
   int64_t row = 0, column = 0;  // of a block with zeros in it
@@ -63,13 +66,24 @@ BsrWeight::BsrWeight(const CpuContext& context, MatrixView<const float> values)
     }
     block_offsets_.push_back(static_cast<int64_t>(col_indices_.size()));
   }
+  by_length_.resize(block_offsets_.size() - 1);
+  std::iota(by_length_.begin(), by_length_.end(), 0);
+  const auto length = [&](int32_t b) {
+    return block_offsets_[static_cast<size_t>(b) + 1] - block_offsets_[static_cast<size_t>(b)];
+  };
+  for (int64_t first = 0; first < block_rows(); first += kSortedBlockRows) {
+    const auto begin = by_length_.begin() + first;
+    std::stable_sort(begin, begin + std::min(kSortedBlockRows, block_rows() - first),
+                     [&](int32_t a, int32_t b) { return length(a) > length(b); });
+  }
   col_indices_.shrink_to_fit();
   values_.shrink_to_fit();
 }
 
 int64_t BsrWeight::bytes() const {
   return static_cast<int64_t>(block_offsets_.size() * sizeof(int64_t) +
-                              col_indices_.size() * sizeof(int32_t) + values_.size() * sizeof(float));
+                              (col_indices_.size() + by_length_.size()) * sizeof(int32_t) +
+                              values_.size() * sizeof(float));
 }
 
 BsrArrays BsrWeight::arrays() const {
@@ -79,6 +93,7 @@ BsrArrays BsrWeight::arrays() const {
   a.block_offsets = block_offsets_.data();
   a.col_indices = col_indices_.data();
   a.values = values_.data();
+  a.by_length = by_length_.data();
   return a;
 }
 
@@ -109,22 +124,24 @@ void BsrWeight::refresh_impl(MatrixView<const float> values) {
 void BsrWeight::multiply(const float* x, int64_t ldx, int64_t n, const float* bias, bool accumulate, float* y,
                          int64_t ldy, int threads) const {
   const BsrArrays a = arrays();
-  const int64_t block_rows = static_cast<int64_t>(block_offsets_.size()) - 1;
   threads = threads_for(threads, nonzeros_ * n);
   if (n > 1) {
     return tiles_.multiply({out(), in(), std::max<int64_t>(in(), 1)}, x, ldx, n, bias, accumulate, y, ldy,
                            threads, [&](int64_t strip, const float* x_tile, int64_t width, float* y_tile) {
                              const int64_t blocks = kStripRows / height_, first = strip * blocks;
-                             kernels_.multiply_batch(a, first, std::min(first + blocks, block_rows), x_tile,
+                             kernels_.multiply_batch(a, first, std::min(first + blocks, block_rows()), x_tile,
                                                      width, y_tile);
                            });
   }
-  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, block_rows));
-  if (shares == 1) return kernels_.multiply_single(a, 0, block_rows, x, bias, accumulate, y);
+  const int64_t shares = std::max<int64_t>(1, std::min<int64_t>(threads, block_rows()));
+  if (shares == 1) return kernels_.multiply_single(a, 0, block_rows(), x, bias, accumulate, y);
+  const auto first_of = [&](int64_t share) {
+    if (share == shares) return block_rows();
+    return first_of_share(block_offsets_, share, shares) / kSortedBlockRows * kSortedBlockRows;
+  };
 #pragma omp parallel for num_threads(static_cast <int>(shares)) schedule(static)
   for (int64_t share = 0; share < shares; ++share) {
-    kernels_.multiply_single(a, block_rows * share / shares, block_rows * (share + 1) / shares, x, bias,
-                             accumulate, y);
+    kernels_.multiply_single(a, first_of(share), first_of(share + 1), x, bias, accumulate, y);
   }
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/cpu/isa/bsr.hpp"
 #include "kernels/cpu/layouts/batch_tiles.hpp"
 #include "kernels/cpu/layouts/sell.hpp"
+#include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
 
@@ -37,6 +38,7 @@ class BsrWeight final : public CpuWeight {
                                 MatrixView<float> dw) override;
 
  private:
+  int64_t block_rows() const { return static_cast<int64_t>(block_offsets_.size()) - 1; }
   BsrArrays arrays() const;
   CompressedRows compressed_rows() const;
   void multiply(const float* x, int64_t ldx, int64_t n, const float* bias, bool accumulate, float* y,
@@ -51,8 +53,9 @@ class BsrWeight final : public CpuWeight {
   const BatchTiles tiles_;
   int64_t height_, nonzeros_ = 0;
   std::vector<int64_t> block_offsets_{0};
-  std::vector<int32_t> col_indices_;
-  std::vector<float> values_;
+  std::vector<int32_t> by_length_;
+  LargeVector<int32_t> col_indices_;
+  LargeVector<float> values_;
   std::optional<SellMatrix> transposed_;  // of Wᵀ, from the first dy·W on
   std::optional<SellMatrix> gradient_;    // of W, from the first gradient on
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -43,6 +44,14 @@ CompressedRows compress_entries(int64_t rows, int64_t cols, int64_t nonzeros, Fo
     result.values[p] = value;
   });
   return result;
+}
+
+/// Where share number `share` of `shares` begins, of things that hold offsets[i] to offsets[i + 1]: the
+/// shares hold about equally much, whatever the single things do.
+inline int64_t first_of_share(const std::vector<int64_t>& offsets, int64_t share, int64_t shares) {
+  const int64_t before = offsets.back() * share / shares;
+  if (share == shares) return static_cast<int64_t>(offsets.size()) - 1;  // also things that hold nothing
+  return std::lower_bound(offsets.begin(), offsets.end() - 1, before) - offsets.begin();
 }
 
 /// Where a sparse form takes its values over from: a dense W, or, for Wᵀ, the same read along its columns.

@@ -6,6 +6,7 @@
 #include "kernels/cpu/isa/sell_batch.hpp"
 #include "kernels/cpu/layouts/batch_tiles.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
+#include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
 
@@ -42,8 +43,9 @@ class SellBatch {
   int64_t rows_, cols_, nonzeros_;
   int64_t block_columns_, blocks_;
   std::vector<int64_t> cell_groups_{0}, cell_entries_{0};
-  std::vector<uint16_t> group_trips_, group_rows_, offsets_;
-  std::vector<float> values_;
+  std::vector<uint16_t> group_trips_, group_rows_;
+  LargeVector<uint16_t> offsets_;
+  LargeVector<float> values_;
 };
 
 }  // namespace coppice::cpu

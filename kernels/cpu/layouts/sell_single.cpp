@@ -15,6 +15,8 @@ SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix)
       cols_(matrix.cols),
       nonzeros_(matrix.nonzeros()) {
   constexpr int64_t kDone = std::numeric_limits<int64_t>::max();
+  const SellWindows& geometry = kernels_.windows;
+  int64_t turns = 0;
   for (int64_t row = 0; row < rows_; row += kSellSliceRows) {
     const int64_t count = std::min(kSellSliceRows, rows_ - row);
     std::array<int64_t, kSellSliceRows> next{}, end{};  // a row that isn't there has nothing left
@@ -26,23 +28,33 @@ SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix)
       return next[i] < end[i] ? matrix.col_indices[static_cast<size_t>(next[i])] : kDone;
     };
     for (;;) {
-      int64_t hindmost = kDone;
-      for (size_t i = 0; i < kSellSliceRows; ++i) hindmost = std::min<int64_t>(hindmost, column(i));
-      if (hindmost == kDone) break;
-      const int64_t window = hindmost / kSellWindowAlignment * kSellWindowAlignment;
-      window_columns_.push_back(static_cast<int32_t>(window));
-      for (int64_t step = 0; step < kSellWindowSteps; ++step) {
+      std::array<int64_t, kSellSliceRows> hindmost{};  // of the rows of each window
+      for (size_t w = 0; w < windows_a_turn(); ++w) {
+        hindmost[w] = kDone;
+        for (size_t i = w * rows_a_window(); i < (w + 1) * rows_a_window(); ++i) {
+          hindmost[w] = std::min<int64_t>(hindmost[w], column(i));
+        }
+      }
+      const auto last = hindmost.begin() + static_cast<std::ptrdiff_t>(windows_a_turn());
+      if (std::all_of(hindmost.begin(), last, [](int64_t c) { return c == kDone; })) break;
+      for (size_t w = 0; w < windows_a_turn(); ++w) {
+        hindmost[w] = hindmost[w] == kDone ? 0 : hindmost[w] / geometry.alignment * geometry.alignment;
+        window_columns_.push_back(static_cast<int32_t>(hindmost[w]));
+      }
+      for (int64_t step = 0; step < geometry.steps; ++step) {
         const size_t first = values_.size();
         values_.resize(first + kSellSliceRows, -0.0f);
         indices_.resize(first + kSellSliceRows, 0);
         for (size_t i = 0; i < kSellSliceRows; ++i) {
-          if (column(i) >= window + kSellWindowColumns) continue;
+          const int64_t window = hindmost[i / rows_a_window()];
+          if (column(i) >= window + geometry.columns) continue;
           indices_[first + kernels_.places[i]] = static_cast<uint8_t>(kSellActive + (column(i) - window));
           values_[first + i] = matrix.values[static_cast<size_t>(next[i]++)];
         }
       }
+      ++turns;
     }
-    slice_windows_.push_back(static_cast<int64_t>(window_columns_.size()));
+    slice_turns_.push_back(turns);
   }
   values_.shrink_to_fit();
   indices_.shrink_to_fit();
@@ -52,7 +64,7 @@ SellSingleArrays SellSingle::arrays() const {
   SellSingleArrays a;
   a.rows = rows_;
   a.columns = cols_;
-  a.slice_windows = slice_windows_.data();
+  a.slice_turns = slice_turns_.data();
   a.window_columns = window_columns_.data();
   a.indices = indices_.data();
   a.values = values_.data();
@@ -60,20 +72,22 @@ SellSingleArrays SellSingle::arrays() const {
 }
 
 int64_t SellSingle::bytes() const {
-  return static_cast<int64_t>(slice_windows_.size() * sizeof(int64_t) + indices_.size() +
+  return static_cast<int64_t>(slice_turns_.size() * sizeof(int64_t) + indices_.size() +
                               window_columns_.size() * sizeof(int32_t) + values_.size() * sizeof(float));
 }
 
 template <class Body>
 void SellSingle::for_each_entry(Body body) const {
   for (int64_t slice = 0; slice < slices(); ++slice) {
-    for (auto w = static_cast<size_t>(slice_windows_[static_cast<size_t>(slice)]);
-         w < static_cast<size_t>(slice_windows_[static_cast<size_t>(slice) + 1]); ++w) {
-      for (size_t step = w * kSellWindowSteps; step < (w + 1) * kSellWindowSteps; ++step) {
+    for (auto turn = static_cast<size_t>(slice_turns_[static_cast<size_t>(slice)]);
+         turn < static_cast<size_t>(slice_turns_[static_cast<size_t>(slice) + 1]); ++turn) {
+      const auto steps = static_cast<size_t>(kernels_.windows.steps);
+      for (size_t step = turn * steps; step < (turn + 1) * steps; ++step) {
         for (size_t i = 0; i < kSellSliceRows; ++i) {
           const uint8_t index = indices_[step * kSellSliceRows + kernels_.places[i]];
           if ((index & kSellActive) == 0) continue;
-          body(slice * kSellSliceRows + static_cast<int64_t>(i), window_columns_[w] + index - kSellActive,
+          const int32_t window = window_columns_[turn * windows_a_turn() + i / rows_a_window()];
+          body(slice * kSellSliceRows + static_cast<int64_t>(i), window + index - kSellActive,
                step * kSellSliceRows + i);
         }
       }
@@ -100,8 +114,8 @@ void SellSingle::multiply(const float* x, const float* bias, bool accumulate, fl
   if (shares == 1) return kernels_.multiply(a, 0, slices(), prepared, bias, accumulate, y);
 #pragma omp parallel for num_threads(static_cast <int>(shares)) schedule(static)
   for (int64_t share = 0; share < shares; ++share) {
-    kernels_.multiply(a, slices() * share / shares, slices() * (share + 1) / shares, prepared, bias,
-                      accumulate, y);
+    kernels_.multiply(a, first_of_share(slice_turns_, share, shares),
+                      first_of_share(slice_turns_, share + 1, shares), prepared, bias, accumulate, y);
   }
 }
 

@@ -5,12 +5,14 @@
 #include "kernels/cpu/context.hpp"
 #include "kernels/cpu/isa/sell_single.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
+#include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
 
 /// A sparse matrix A for the product with a single row of x: sliced ELLPACK as well, but with A's rows in the
-/// lanes (kernels/cpu/isa/sell_single.hpp). 5 bytes an entry; at 80, 90 and 95 % zeros at random about 84, 72
-/// and 58 % of the entries are nonzeros (simulated, not counted here).
+/// lanes (kernels/cpu/isa/sell_single.hpp). 5 to 5.5 bytes an entry; at 80, 90 and 95 % zeros at random about
+/// 84, 72 and 58 % of the entries are nonzeros with AVX-512's windows, 63, 48 and 35 % with AVX2's
+/// (simulated, not counted here).
 class SellSingle {
  public:
   SellSingle(const CpuContext& context, const CompressedRows& matrix);
@@ -26,17 +28,19 @@ class SellSingle {
 
  private:
   SellSingleArrays arrays() const;
-  int64_t slices() const { return static_cast<int64_t>(slice_windows_.size()) - 1; }
+  int64_t slices() const { return static_cast<int64_t>(slice_turns_.size()) - 1; }
+  size_t rows_a_window() const { return static_cast<size_t>(kernels_.windows.rows); }
+  size_t windows_a_turn() const { return kSellSliceRows / rows_a_window(); }
   /// Calls body(row, column, entry) for every entry that isn't padding, slice by slice.
   template <class Body>
   void for_each_entry(Body body) const;
 
   const SellSingleKernels& kernels_;
   int64_t rows_, cols_, nonzeros_;
-  std::vector<int64_t> slice_windows_{0};
-  std::vector<int32_t> window_columns_;
-  std::vector<uint8_t> indices_;
-  std::vector<float> values_;
+  std::vector<int64_t> slice_turns_{0};
+  LargeVector<int32_t> window_columns_;
+  LargeVector<uint8_t> indices_;
+  LargeVector<float> values_;
 };
 
 }  // namespace coppice::cpu
