@@ -265,6 +265,34 @@ TEST_P(CpuSparseTest, TheBitsAreThoseOfTheDenseProduct) {
   }
 }
 
+// So that a model retrained sparse is the one retrained masked. At places that aren't kept nothing is
+// written; rows and columns beyond a strip and a block, and depths that fill no tile.
+TEST_P(CpuSparseTest, GradientsHaveTheBitsOfTheDenseGradient) {
+  for (const std::string& layout : layouts()) {
+    std::vector<std::array<int64_t, 2>> sizes = {{1, 1}, {4, 64}, {33, 65}, {300, 513}, {129, 257}};
+    sizes.push_back({random_.one_of(kOddSizes), random_.one_of(kOddSizes)});
+    for (const auto& [out, in] : sizes) {
+      for (const int64_t n : {1, 2, 3, 4, 31, 33, 64, 70, 257}) {
+        WeightCase c(random_, n, out, in, random_.one_of<float>({0.0f, 0.5f, 0.9f, 0.99f}));
+        cut(layout, c);
+        SCOPED_TRACE(layout + ", " + c.name());
+        TestMatrix w(backend(), out, in, c.w), x(backend(), n, in, c.x), dy(backend(), n, out, c.dy);
+        std::vector<float> start = random_.normals(out * in);
+        for (float& v : start) v = random_.below(4) == 0 ? -0.0f : v;
+        TestMatrix dense_dw(backend(), out, in, start), dw(backend(), out, in, start);
+        backend().dense_weight(w)->accumulate_gradient(dy, x, dense_dw);
+        backend().make_weight(layout, w)->accumulate_gradient(dy, x, dw);
+        dw.expect_untouched_around();
+        const std::vector<uint32_t> found = bits(dw.values()), dense = bits(dense_dw.values()),
+                                    before = bits(start);
+        for (size_t i = 0; i < found.size(); ++i) {
+          ASSERT_EQ(found[i], c.w[i] != 0.0f ? dense[i] : before[i]) << "place " << i;
+        }
+      }
+    }
+  }
+}
+
 // What isn't stored is not multiplied: padding must not meet an infinity of x, nor a NaN.
 TEST_P(CpuSparseTest, InfinitiesReachTheRowsThatWeighThemAlone) {
   for (const std::string layout : {"sell", "bsr", "balanced"}) {

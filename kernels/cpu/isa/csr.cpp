@@ -106,29 +106,10 @@ void multiply_row(const CsrArrays& a, int64_t first, int64_t last, const float* 
   }
 }
 
-void add_gradient_tile(const CsrArrays& a, int64_t first, int64_t last, const float* dy_tile,
-                       const float* x_tile, float* dw, int64_t dw_stride) {
-  constexpr int kWidth = 2 * kLanes;
-  for (int64_t r = first; r < last; ++r) {
-    const Vec g0 = load(dy_tile + r * kWidth), g1 = load(dy_tile + r * kWidth + kLanes);
-    float* to = dw + r * dw_stride;
-    for (int64_t p = a.row_offsets[r]; p < a.row_offsets[r + 1]; ++p) {
-      const float* x = x_tile + a.col_indices[p] * int64_t{kWidth};
-      const Vec product = g0 * load(x) + g1 * load(x + kLanes);
-      float lanes[kLanes];
-      __builtin_memcpy(lanes, &product, sizeof lanes);
-      for (int width = kLanes / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-      }
-      to[a.col_indices[p]] += lanes[0];
-    }
-  }
-}
-
 }  // namespace
 
 const CsrKernels& csr_kernels() {
-  static constexpr CsrKernels kernels{kLanes, transpose_tile, multiply_tile, multiply_row, add_gradient_tile};
+  static constexpr CsrKernels kernels{kLanes, transpose_tile, multiply_tile, multiply_row};
   return kernels;
 }
 

@@ -28,10 +28,6 @@ struct CsrKernels {
   /// The same for one row of x as it lies.
   void (*multiply_row)(const CsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
                        bool accumulate, float* y);
-  /// dw(r, c) += Σ_b dy(b, r)·x(b, c) where A has a nonzero, rows [first, last); both as tiles of 2 *
-  /// `lanes`.
-  void (*add_gradient_tile)(const CsrArrays& a, int64_t first, int64_t last, const float* dy_tile,
-                            const float* x_tile, float* dw, int64_t dw_stride);
 };
 
 namespace baseline {

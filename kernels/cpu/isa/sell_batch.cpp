@@ -1,6 +1,6 @@
 #include "kernels/cpu/isa/sell_batch.hpp"
 
-#include "kernels/cpu/isa/transpose.hpp"
+#include "kernels/cpu/isa/vector.hpp"
 
 // Compiled once per instruction set. Everything but the table at the end is local to the file.
 namespace coppice::cpu::COPPICE_ISA {
@@ -27,10 +27,6 @@ struct TripValues {
 #else
 using TripValues = SpreadValues<kRows>;
 #endif
-
-inline int64_t min(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 
 /// The column of x (of V registers) that an entry of the block at `x` meets. Offsets count bytes of one
 /// register a column, and V of them are an addressing mode of the load.
@@ -83,62 +79,10 @@ void multiply(const SellBatchArrays& a, int64_t strip, const float* x_tile, int6
   width == kLanes ? multiply_cells<1>(a, strip, x_tile, y_tile) : multiply_cells<2>(a, strip, x_tile, y_tile);
 }
 
-template <int V>
-void add_gradient_cells(const SellBatchArrays& a, int64_t strip, const float* x, const float* dy_tile,
-                        float* sums) {
-  constexpr int kWidth = V * kLanes;
-  constexpr int kTrips = kLanes / kRows;  // whose entries fill a register
-  int64_t cell = strip * a.blocks;
-  for (int64_t block = 0; block < a.blocks; ++block, ++cell, x += (a.block_columns + 1) * kWidth) {
-    const uint16_t* offsets = a.offsets + a.cell_entries[cell];
-    float* to = sums + a.cell_entries[cell];
-    for (int64_t g = a.cell_groups[cell]; g < a.cell_groups[cell + 1]; ++g) {
-      Floats dy[kRows][V];
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const float* from = dy_tile + a.group_rows[g * kRows + r] * kWidth;
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) dy[r][v] = load_as<Floats>(from + v * kLanes);
-      }
-      for (int64_t trips = a.group_trips[g]; trips > 0; trips -= kTrips) {
-        const int64_t here = min(trips, kTrips);
-        Floats product[kLanes] = {};
-#pragma GCC unroll 4
-        for (int t = 0; t < kTrips; ++t) {
-          if (t >= here) break;
-#pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r) {
-            const float* at = column_at<V>(x, offsets[t * kRows + r]);
-            Floats sum = dy[r][0] * load_as<Floats>(at);
-#pragma GCC unroll 4
-            for (int v = 1; v < V; ++v) sum += dy[r][v] * load_as<Floats>(at + v * kLanes);
-            product[t * kRows + r] = sum;
-          }
-        }
-        const Floats totals = sums_of_rows(product);
-        if (here == kTrips) {
-          store_as(to, load_as<Floats>(to) + totals);
-        } else {
-          const FirstLanes lanes{here * kRows};
-          store(to, load(to, lanes) + totals, lanes);
-        }
-        offsets += here * kRows;
-        to += here * kRows;
-      }
-    }
-  }
-}
-
-void add_gradient(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width,
-                  const float* dy_tile, float* sums) {
-  width == kLanes ? add_gradient_cells<1>(a, strip, x_tile, dy_tile, sums)
-                  : add_gradient_cells<2>(a, strip, x_tile, dy_tile, sums);
-}
-
 }  // namespace
 
 const SellBatchKernels& sell_batch_kernels() {
-  static constexpr SellBatchKernels kernels{kRows, multiply, add_gradient};
+  static constexpr SellBatchKernels kernels{kRows, multiply};
   return kernels;
 }
 

@@ -30,9 +30,6 @@ struct SellBatchKernels {
   /// A strip's rows of the product, added to its tile of y.
   void (*multiply)(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width,
                    float* y_tile);
-  /// sums[entry] += Σ_b dy(b, row)·x(b, column) for the strip's entries, the pad's too.
-  void (*add_gradient)(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width,
-                       const float* dy_tile, float* sums);
 };
 
 namespace baseline {

@@ -61,28 +61,6 @@ class BatchTiles {
                    });
   }
 
-  /// body(strip, tile of x, width, tile of dy) for every strip and tile; those of one strip by one thread, in
-  /// the order of the batch.
-  template <class Body>
-  void for_each_strip(const Shape& shape, const float* dy, int64_t dy_stride, const float* x,
-                      int64_t x_stride, int64_t n, int64_t threads, Body body) const {
-    const int64_t width = width_for(n), x_floats = floats_of_x(shape, width);
-    for_each_share(strips_of(shape.rows), threads, x_floats + floats_of_y(shape, width),
-                   [&](int64_t first, int64_t last, float* x_tile) {
-                     float* dy_tile = x_tile + x_floats;
-                     for (int64_t b = 0; b < n; b += width) {
-                       const int64_t batch = std::min(width, n - b);
-                       kernels_.fill_x(x + b * x_stride, x_stride, batch, shape.cols, shape.block_columns,
-                                       width, x_tile);
-                       for (int64_t strip = first; strip < last; ++strip) {
-                         kernels_.start_y(dy + b * dy_stride + strip * kStripRows, dy_stride, batch,
-                                          strip_rows(shape.rows, strip), nullptr, width, dy_tile);
-                         body(strip, x_tile, width, dy_tile);
-                       }
-                     }
-                   });
-  }
-
  private:
   int64_t width_for(int64_t n) const { return n <= kernels_.lanes ? kernels_.lanes : 2 * kernels_.lanes; }
   static int64_t floats_of_x(const Shape& shape, int64_t width) {

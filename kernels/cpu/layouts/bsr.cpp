@@ -118,7 +118,6 @@ CompressedRows BsrWeight::compressed_rows() const {
 void BsrWeight::refresh_impl(MatrixView<const float> values) {
   for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.row(row)[col]; });
   if (transposed_) transposed_->refresh({values.data, 1, values.stride});
-  if (gradient_) gradient_->refresh({values.data, values.stride, 1});
 }
 
 void BsrWeight::multiply(const float* x, int64_t ldx, int64_t n, const float* bias, bool accumulate, float* y,
@@ -178,8 +177,11 @@ void BsrWeight::multiply_transposed_rows(const float* dy, int64_t ldy, int64_t r
 
 void BsrWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
                                          MatrixView<float> dw) {
-  if (!gradient_) gradient_.emplace(context_, compressed_rows());
-  gradient_->add_gradient(dy, x, dw);
+  if (!gradient_) {
+    const CompressedRows w = compressed_rows();
+    gradient_.emplace(context_, out(), in(), w.row_offsets, w.col_indices);
+  }
+  gradient_->add(dy, x, dw);
 }
 
 }  // namespace coppice::cpu

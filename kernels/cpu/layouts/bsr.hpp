@@ -6,6 +6,7 @@
 #include "kernels/cpu/cpu_weight.hpp"
 #include "kernels/cpu/isa/bsr.hpp"
 #include "kernels/cpu/layouts/batch_tiles.hpp"
+#include "kernels/cpu/layouts/sampled_product.hpp"
 #include "kernels/cpu/layouts/sell.hpp"
 #include "kernels/cpu/memory.hpp"
 
@@ -56,8 +57,8 @@ class BsrWeight final : public CpuWeight {
   std::vector<int32_t> by_length_;
   LargeVector<int32_t> col_indices_;
   LargeVector<float> values_;
-  std::optional<SellMatrix> transposed_;  // of Wᵀ, from the first dy·W on
-  std::optional<SellMatrix> gradient_;    // of W, from the first gradient on
+  std::optional<SellMatrix> transposed_;    // of Wᵀ, from the first dy·W on
+  std::optional<SampledProduct> gradient_;  // from the first gradient on
 };
 
 }  // namespace coppice::cpu

@@ -159,26 +159,8 @@ void CsrWeight::multiply_transposed_rows(const float* dy, int64_t ldy, int64_t r
 
 void CsrWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
                                          MatrixView<float> dw) {
-  const CsrArrays a = forward();
-  const int64_t parts = nonzeros() * x.rows < kParallelWork ? 1 : context_.threads;
-  const int64_t width = 2 * kernels_.lanes;
-  float* x_tile = thread_scratch(width * (in() + out()));
-  float* dy_tile = x_tile + width * in();
-  for (int64_t begin = 0; begin < x.rows; begin += width) {
-    const int64_t batch = std::min(width, x.rows - begin);
-    kernels_.transpose_tile(x.row(begin), x.stride, batch, in(), width, x_tile);
-    kernels_.transpose_tile(dy.row(begin), dy.stride, batch, out(), width, dy_tile);
-    const auto run = [&](int64_t part) {
-      kernels_.add_gradient_tile(a, part_begin(a, out(), part, parts), part_begin(a, out(), part + 1, parts),
-                                 dy_tile, x_tile, dw.data, dw.stride);
-    };
-    if (parts == 1) {
-      run(0);
-      continue;
-    }
-#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static)
-    for (int64_t part = 0; part < parts; ++part) run(part);
-  }
+  if (!gradient_) gradient_.emplace(context_, out(), in(), row_offsets_, col_indices_);
+  gradient_->add(dy, x, dw);
 }
 
 }  // namespace coppice::cpu

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "kernels/cpu/context.hpp"
 #include "kernels/cpu/cpu_weight.hpp"
 #include "kernels/cpu/isa/csr.hpp"
+#include "kernels/cpu/layouts/sampled_product.hpp"
 
 namespace coppice::cpu {
 
@@ -51,6 +53,7 @@ class CsrWeight final : public CpuWeight {
   std::vector<float> transposed_values_;
   std::vector<int64_t> permutation_;  // transposed_values_[p] = values_[permutation_[p]]
   bool transposed_stale_ = true;
+  std::optional<SampledProduct> gradient_;  // from the first gradient on
 };
 
 }  // namespace coppice::cpu

@@ -25,8 +25,8 @@ CompressedRows SellMatrix::compressed_rows() const {
 }
 
 void SellMatrix::refresh(const DenseValues& values) {
-  if (batch_) batch_->refresh(values);
-  if (single_) single_->refresh(values);
+  if (batch_) batch_->refresh(values, context_.threads);
+  if (single_) single_->refresh(values, context_.threads);
   if (!source_) return;
   for (int64_t r = 0; r < source_->rows; ++r) {
     for (auto p = static_cast<size_t>(source_->row_offsets[static_cast<size_t>(r)]);
@@ -53,11 +53,6 @@ void SellMatrix::multiply(const float* x, int64_t x_stride, int64_t n, const flo
   for (int64_t b = 0; b < n; ++b) {
     single_->multiply(x + b * x_stride, bias, accumulate, y + b * y_stride, threads);
   }
-}
-
-void SellMatrix::add_gradient(MatrixView<const float> dy, MatrixView<const float> x, MatrixView<float> dw) {
-  prepare(kManyRows);
-  batch_->add_gradient(dy.data, dy.stride, x.data, x.stride, x.rows, dw.data, dw.stride, context_.threads);
 }
 
 SellWeight::SellWeight(const CpuContext& context, MatrixView<const float> values)
@@ -94,7 +89,11 @@ void SellWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixView
 
 void SellWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
                                           MatrixView<float> dw) {
-  forward_.add_gradient(dy, x, dw);
+  if (!gradient_) {
+    const CompressedRows w = forward_.compressed_rows();
+    gradient_.emplace(context_, out(), in(), w.row_offsets, w.col_indices);
+  }
+  gradient_->add(dy, x, dw);
 }
 
 void SellWeight::multiply_rows(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "kernels/cpu/cpu_weight.hpp"
+#include "kernels/cpu/layouts/sampled_product.hpp"
 #include "kernels/cpu/layouts/sell_batch.hpp"
 #include "kernels/cpu/layouts/sell_single.hpp"
 
@@ -27,8 +28,6 @@ class SellMatrix {
   /// y (+)= x·Aᵀ (+ bias) with a form that is there. x [n, cols], y [n, rows].
   void multiply(const float* x, int64_t x_stride, int64_t n, const float* bias, bool accumulate, float* y,
                 int64_t y_stride, int threads) const;
-  /// dw += dyᵀ·x where A has a nonzero.
-  void add_gradient(MatrixView<const float> dy, MatrixView<const float> x, MatrixView<float> dw);
 
  private:
   CpuContext context_;
@@ -40,7 +39,7 @@ class SellMatrix {
 
 /// Sliced ELLPACK, for unstructured sparsity. Its products add up the nonzeros in the order of a dense
 /// product's terms: for finite inputs they give the bits of the dense product of the same masked matrix.
-/// dy·W goes through the forms of Wᵀ.
+/// dy·W goes through the forms of Wᵀ, and the gradient at the nonzeros has the dense gradient's bits too.
 class SellWeight : public CpuWeight {
  public:
   SellWeight(const CpuContext& context, MatrixView<const float> values);
@@ -68,7 +67,8 @@ class SellWeight : public CpuWeight {
 
   const CpuContext context_;
   SellMatrix forward_;
-  std::optional<SellMatrix> transposed_;  // of Wᵀ, from the first dy·W on
+  std::optional<SellMatrix> transposed_;    // of Wᵀ, from the first dy·W on
+  std::optional<SampledProduct> gradient_;  // from the first gradient on
 };
 
 }  // namespace coppice::cpu

@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "kernels/cpu/dispatch.hpp"
-#include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
 namespace {
@@ -116,8 +115,8 @@ void SellBatch::for_each_entry(Body body) const {
   }
 }
 
-void SellBatch::refresh(const DenseValues& values) {
-  for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.at(row, col); });
+void SellBatch::refresh(const DenseValues& values, int threads) {
+  sources_.take(values, values_, threads, [&](auto body) { for_each_entry(body); });
 }
 
 CompressedRows SellBatch::compressed_rows() const {
@@ -134,20 +133,6 @@ void SellBatch::multiply(const float* x, int64_t x_stride, int64_t n, const floa
                   [&](int64_t strip, const float* x_tile, int64_t width, float* y_tile) {
                     kernels_.multiply(a, strip, x_tile, width, y_tile);
                   });
-}
-
-void SellBatch::add_gradient(const float* dy, int64_t dy_stride, const float* x, int64_t x_stride, int64_t n,
-                             float* dw, int64_t dw_stride, int threads) const {
-  const SellBatchArrays a = arrays();
-  thread_local Scratch entry_sums;
-  float* sums = entry_sums.floats(static_cast<int64_t>(values_.size()), "the gradient of a sparse weight");
-  std::fill(sums, sums + values_.size(), 0.0f);
-  tiles_.for_each_strip({rows_, cols_, block_columns_}, dy, dy_stride, x, x_stride, n,
-                        threads_for(threads, nonzeros_ * n),
-                        [&](int64_t strip, const float* x_tile, int64_t width, const float* dy_tile) {
-                          kernels_.add_gradient(a, strip, x_tile, width, dy_tile, sums);
-                        });
-  for_each_entry([&](int64_t row, int64_t col, size_t entry) { dw[row * dw_stride + col] += sums[entry]; });
 }
 
 }  // namespace coppice::cpu

@@ -6,6 +6,7 @@
 #include "kernels/cpu/isa/sell_batch.hpp"
 #include "kernels/cpu/layouts/batch_tiles.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
+#include "kernels/cpu/layouts/entry_sources.hpp"
 #include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
@@ -22,15 +23,12 @@ class SellBatch {
   int64_t nonzeros() const { return nonzeros_; }
   int64_t bytes() const;
 
-  void refresh(const DenseValues& values);
+  void refresh(const DenseValues& values, int threads);
   CompressedRows compressed_rows() const;
 
   /// y (+)= x·Aᵀ (+ bias). x [n, cols], y [n, rows].
   void multiply(const float* x, int64_t x_stride, int64_t n, const float* bias, bool accumulate, float* y,
                 int64_t y_stride, int threads) const;
-  /// dw(r, c) += Σ_b dy(b, r)·x(b, c) where A has a nonzero. dy [n, rows], x [n, cols].
-  void add_gradient(const float* dy, int64_t dy_stride, const float* x, int64_t x_stride, int64_t n,
-                    float* dw, int64_t dw_stride, int threads) const;
 
  private:
   SellBatchArrays arrays() const;
@@ -46,6 +44,7 @@ class SellBatch {
   std::vector<uint16_t> group_trips_, group_rows_;
   LargeVector<uint16_t> offsets_;
   LargeVector<float> values_;
+  EntrySources sources_;
 };
 
 }  // namespace coppice::cpu

@@ -95,8 +95,8 @@ void SellSingle::for_each_entry(Body body) const {
   }
 }
 
-void SellSingle::refresh(const DenseValues& values) {
-  for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.at(row, col); });
+void SellSingle::refresh(const DenseValues& values, int threads) {
+  sources_.take(values, values_, threads, [&](auto body) { for_each_entry(body); });
 }
 
 CompressedRows SellSingle::compressed_rows() const {

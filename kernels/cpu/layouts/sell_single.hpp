@@ -5,6 +5,7 @@
 #include "kernels/cpu/context.hpp"
 #include "kernels/cpu/isa/sell_single.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
+#include "kernels/cpu/layouts/entry_sources.hpp"
 #include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
@@ -20,7 +21,7 @@ class SellSingle {
   int64_t nonzeros() const { return nonzeros_; }
   int64_t bytes() const;
 
-  void refresh(const DenseValues& values);
+  void refresh(const DenseValues& values, int threads);
   CompressedRows compressed_rows() const;
 
   /// y (+)= x·Aᵀ (+ bias) for one row x [cols], y [rows].
@@ -41,6 +42,7 @@ class SellSingle {
   LargeVector<int32_t> window_columns_;
   LargeVector<uint8_t> indices_;
   LargeVector<float> values_;
+  EntrySources sources_;
 };
 
 }  // namespace coppice::cpu
