@@ -52,6 +52,10 @@ using Seconds = std::chrono::duration<double>;
 // Work that is lost when a process is killed costs no more than this to do again.
 constexpr double kSaveSeconds = 2.0;
 
+// From this share of zeros on, a retraining step of a matrix is faster sparse on a processor: the gradient is
+// what decides (bench/NOTES.md).
+constexpr double kSparsityThatTrainsFaster = 0.75;
+
 // The sparse layout adds the same products in another order: float32 sums over a few thousand terms, over a
 // sequence.
 constexpr double kProbeTolerance = 1e-4;
@@ -176,7 +180,7 @@ class Run {
 
   /// Trains to the end; returns the steps done, and adds those behind the result to the checkpoint's.
   int64_t train(const std::string& stage, const TrainConfig& config, int64_t first_epoch,
-                const PruneConfig* gradual);
+                const PruneConfig* gradual, bool masks_hold = false);
   ModelMetrics measure(const std::string& stage, Network& network, int64_t steps);
   void record(const CutRecord& cut, const PruneOutcome& outcome);
   void save_model_folder(const std::string& name, WeightEncoding encoding = WeightEncoding::plain);
@@ -470,7 +474,7 @@ double& Run::seconds_of(const std::string& stage) {
 }
 
 int64_t Run::train(const std::string& stage, const TrainConfig& config, int64_t first_epoch,
-                   const PruneConfig* gradual) {
+                   const PruneConfig* gradual, bool masks_hold) {
   TrainerSetup setup;
   setup.stage = stage;
   setup.config = config;
@@ -479,6 +483,11 @@ int64_t Run::train(const std::string& stage, const TrainConfig& config, int64_t 
   setup.seed = recipe_.seed;
   setup.first_epoch = first_epoch;
   setup.gradual = gradual;
+  const bool on_cpu = backend_->device().type == Device::Type::cpu;
+  if (masks_hold && (recipe_.retrain_sparse == "on" || (recipe_.retrain_sparse == "auto" && on_cpu))) {
+    setup.sparse_layout = backend_->sparse_layout();
+    setup.sparse_from = recipe_.retrain_sparse == "on" ? 0.0 : kSparsityThatTrainsFaster;
+  }
   setup.listener = options_.listener;
   setup.stop = options_.stop;
   std::unique_ptr<Trainer> trainer;
@@ -498,6 +507,12 @@ int64_t Run::train(const std::string& stage, const TrainConfig& config, int64_t 
   if (checkpoint_.trainer) restore(checkpoint_, *network_, trainer.get());
   trainer->run();
   checkpoint_.steps += trainer->steps_kept();
+  if (masks_hold) {
+    const MatrixCount count = trainer->matrices();
+    report().retraining = count.sparse == 0 ? "dense"
+                                            : fmt::format("{} of {} matrices in {}", count.sparse, count.all,
+                                                          backend_->sparse_layout());
+  }
   return trainer->steps_done();
 }
 
@@ -564,7 +579,7 @@ void Run::record(const CutRecord& cut, const PruneOutcome& outcome) {
 void Run::retrain_round(const std::string& stage, int64_t round) {
   const int64_t done =
       train(stage, recipe_.retrain, recipe_.train.epochs + (round - 1) * recipe_.retrain.epochs,
-            is_gradual(recipe_) && checkpoint_.verb == "run" ? &recipe_.prune : nullptr);
+            is_gradual(recipe_) && checkpoint_.verb == "run" ? &recipe_.prune : nullptr, true);
   checkpoint_.retrain_steps.resize(static_cast<size_t>(round));
   checkpoint_.retrain_steps.back() = done;
   if (checkpoint_.verb != "run" || round != rounds_of(recipe_)) return;

@@ -103,6 +103,7 @@ struct Recipe {
   TrainConfig train;
   PruneConfig prune;
   TrainConfig retrain;
+  std::string retrain_sparse = "auto";  // [retrain] sparse: auto | on | off
   bool dense_continued = false;  // [retrain] dense_continued: train the dense model on for as many steps
   std::string layout =
       "auto";  // [sparse] layout: how the pruned matrices execute; auto: as serves the device best

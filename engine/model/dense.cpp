@@ -50,6 +50,10 @@ class Dense final : public Layer {
   }
 
   void use_layout(std::string_view layout) override { weight_.use_layout(layout); }
+  void use_masks(std::string_view layout, double from, MatrixCount& count) override {
+    ++count.all;
+    if (weight_.use_mask(layout, from)) ++count.sparse;
+  }
   int64_t weight_bytes() const override {
     return weight_.bytes() + outputs_ * static_cast<int64_t>(sizeof(float));
   }

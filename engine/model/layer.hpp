@@ -42,6 +42,12 @@ class Arena {
   int64_t used_ = 0;
 };
 
+/// How many of a model's large matrices execute sparse.
+struct MatrixCount {
+  int64_t all = 0;
+  int64_t sparse = 0;
+};
+
 struct Pass {
   bool training = false;       // `saved` is kept for backward
   bool dropout = false;        // dropout draws
@@ -92,6 +98,9 @@ class Layer {
 
   /// Inference: the layer's large matrices in a named layout instead of dense ("csr"), made from the store.
   virtual void use_layout(std::string_view /*layout*/) {}
+  /// Training while masks hold: the matrices of which at least a share `from`, and something, is cut execute
+  /// in `layout` by their masks, the others dense. Adds to the counts of large matrices, all and sparse ones.
+  virtual void use_masks(std::string_view /*layout*/, double /*from*/, MatrixCount& /*count*/) {}
   /// Bytes of the weights as they execute now.
   virtual int64_t weight_bytes() const { return 0; }
 };

@@ -276,6 +276,12 @@ void Network::use_layout(std::string_view layout) {
   for (const auto& layer : layers_) layer->use_layout(layout);
 }
 
+MatrixCount Network::use_masks(std::string_view layout, double from) {
+  MatrixCount count;
+  for (const auto& layer : layers_) layer->use_masks(layout, from, count);
+  return count;
+}
+
 int64_t Network::weight_bytes() const {
   return std::accumulate(layers_.begin(), layers_.end(), int64_t{0},
                          [](int64_t sum, const auto& layer) { return sum + layer->weight_bytes(); });

@@ -72,6 +72,10 @@ class Network {
   /// Executes the recurrent and dense matrices in `layout` from now on (inference only), each of them only
   /// where that takes less memory than the dense matrix.
   void use_layout(std::string_view layout);
+  /// Trains the kept weights alone from now on, while the store's masks stay as they are: matrices of which
+  /// at least a share `from`, and something, is cut execute in `layout`, and the gradients of what is cut are
+  /// not computed. To be called again when masks change; `use_layout("dense")` ends it.
+  MatrixCount use_masks(std::string_view layout, double from);
   int64_t weight_bytes() const;
 
  private:

@@ -197,6 +197,14 @@ class Recurrent final : public Layer {
       direction.recurrent.use_layout(layout);
     }
   }
+  void use_masks(std::string_view layout, double from, MatrixCount& count) override {
+    for (Direction& direction : directions_) {
+      for (StoredWeight* weight : {&direction.input, &direction.recurrent}) {
+        ++count.all;
+        if (weight->use_mask(layout, from)) ++count.sparse;
+      }
+    }
+  }
   int64_t weight_bytes() const override {
     int64_t bytes = 0;
     for (const Direction& direction : directions_) {

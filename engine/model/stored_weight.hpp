@@ -1,16 +1,18 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/model/parameter_store.hpp"
 
 namespace coppice {
 
-/// A matrix of the store in the form in which it executes: dense, or a sparse layout for inference where that
-/// takes less memory: a matrix that nothing was cut from, or too little for the indices to pay, is read
-/// faster as it is. Renewed before use when the store's values have changed since.
+/// A matrix of the store in the form in which it executes: dense, or a sparse layout. For inference that is
+/// one where it takes less memory: a matrix that nothing was cut from, or too little for the indices to pay,
+/// is read faster as it is. Renewed before use when the store's values have changed since.
 class StoredWeight {
  public:
   void bind(ParameterStore& store, std::string_view name) {
@@ -21,6 +23,7 @@ class StoredWeight {
 
   void use_layout(std::string_view layout) {
     layout_ = layout;
+    fixed_ = layout == "dense";
     const MatrixView<float> values = store_->matrix(*segment_);
     weight_ = store_->backend().make_weight(layout, values);
     const int64_t dense_bytes = values.rows * values.cols * static_cast<int64_t>(sizeof(float));
@@ -28,10 +31,37 @@ class StoredWeight {
     version_ = store_->version();
   }
 
+  /// For training with a mask that holds: the kept weights in `layout`, in which the gradient has values at
+  /// their places alone, if at least a share `from` of the matrix, and something, is cut; else dense. Called
+  /// again when the mask has changed. True when sparse.
+  bool use_mask(std::string_view layout, double from) {
+    const int64_t size = segment_->size();
+    const std::vector<uint64_t> words = store_->download_mask(*segment_);
+    // A kept weight may be zero, so the places are the mask's and not those of the values.
+    std::vector<float> pattern(static_cast<size_t>(size));
+    for (size_t i = 0; i < pattern.size(); ++i)
+      pattern[i] = (words[i / 64] >> (i % 64) & 1) != 0 ? 1.0f : 0.0f;
+    const int64_t cut = std::count(pattern.begin(), pattern.end(), 0.0f);
+    if (cut == 0 || static_cast<double>(cut) < from * static_cast<double>(size)) {
+      use_layout("dense");
+      return false;
+    }
+    Backend& backend = store_->backend();
+    const MatrixView<float> values = store_->matrix(*segment_);
+    const Buffer places(backend, size * static_cast<int64_t>(sizeof(float)), "the places of a mask");
+    backend.upload(pattern, places.vector<float>(size));
+    weight_ = backend.make_weight(layout, places.matrix<float>(values.rows, values.cols));
+    weight_->refresh(values);
+    layout_ = layout;
+    fixed_ = true;
+    version_ = store_->version();
+    return true;
+  }
+
   Weight& current() {
     if (version_ != store_->version()) {
-      // A sparse layout is made anew: where its nonzeros lie may have changed as well.
-      if (layout_ == "dense") {
+      // A sparse layout made from values is made anew: where its nonzeros lie may have changed as well.
+      if (fixed_) {
         weight_->refresh(store_->matrix(*segment_));
         version_ = store_->version();
       } else {
@@ -49,6 +79,7 @@ class StoredWeight {
   ParameterStore* store_ = nullptr;
   const Segment* segment_ = nullptr;
   std::string layout_;  // as asked for
+  bool fixed_ = true;   // where its values lie does not depend on them
   std::unique_ptr<Weight> weight_;
   uint64_t version_ = 0;
 };

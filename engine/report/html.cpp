@@ -372,6 +372,7 @@ std::string details_section(const RunReport& report) {
   }
   if (report.groups.size() > 8)
     row("", fmt::format("and {} more groups (report.json)", report.groups.size() - 8));
+  if (!report.retraining.empty()) row("retrained", report.retraining);
   if (report.execution_bytes.sparse != 0) {
     row("in memory",
         fmt::format("matrices {} dense, {} as {}",

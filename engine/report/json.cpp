@@ -199,6 +199,7 @@ std::string report_json(const RunReport& report) {
                    {"pruned", bytes_or_null(report.bytes.pruned)},
                    {"sparse", bytes_or_null(report.bytes.sparse)}};
   json["execution"] = {{"layout", report.layout},
+                       {"retraining", report.retraining},
                        {"dense_bytes", bytes_or_null(report.execution_bytes.dense)},
                        {"sparse_bytes", bytes_or_null(report.execution_bytes.sparse)},
                        {"probe_difference", number(report.probe_difference)}};
@@ -294,6 +295,7 @@ RunReport parse_report(std::string_view text, std::string_view name) {
     report.bytes = {read_bytes(bytes, "dense"), read_bytes(bytes, "pruned"), read_bytes(bytes, "sparse")};
     const Json& execution = json.at("execution");
     report.layout = execution.at("layout");
+    report.retraining = execution.value("retraining", "");
     report.execution_bytes = {read_bytes(execution, "dense_bytes"), read_bytes(execution, "sparse_bytes")};
     report.probe_difference = read_number(execution, "probe_difference");
     for (const auto& [stage, seconds] : json.at("seconds").items()) {

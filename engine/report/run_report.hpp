@@ -83,6 +83,7 @@ struct RunReport {
     uint64_t sparse = 0;
   } execution_bytes;
   std::string layout;             // how the sparse model executes
+  std::string retraining;         // how retraining executed: "dense", or "2 of 3 matrices in sell"
   double probe_difference = 0.0;  // largest |logit(sparse) − logit(masked)| of the probe batch
 
   std::vector<std::pair<std::string, double>>

@@ -133,6 +133,14 @@ std::string Trainer::where(int64_t batch) const {
 
 void Trainer::run() {
   began_ = told_ = saved_ = Clock::now();
+  // Whoever comes next may change masks, or want the gradients of what is cut.
+  struct DenseAgain {
+    Network* network;
+    ~DenseAgain() {
+      if (network != nullptr) network->use_layout("dense");
+    }
+  } dense_again{setup_.sparse_layout.empty() ? nullptr : network_};
+  use_masks();
   if (gradual_ && state_.step == 0 && gradual_->cuts_after(0)) cut_along(0);
   while (!state_.finished && state_.epoch < setup_.config.epochs && state_.step < steps_total_) {
     train_epoch();
@@ -143,6 +151,13 @@ void Trainer::run() {
     store.values_changed();
   }
   state_.finished = true;
+}
+
+// Until its last cut a gradual schedule scores by gradients of everything.
+void Trainer::use_masks() {
+  if (setup_.sparse_layout.empty() || !network_->store().masked()) return;
+  if (gradual_ && !gradual_->complete()) return;
+  matrices_ = network_->use_masks(setup_.sparse_layout, setup_.sparse_from);
 }
 
 void Trainer::train_epoch() {
@@ -287,6 +302,7 @@ void Trainer::cut_along(int64_t step) {
     const CutRecord record{setup_.stage, step, gradual_->sparsity(), outcome.kept, had};
     setup_.cut_done(record, outcome, gradual_->complete());
   }
+  use_masks();
   setup_.train->start_epoch(setup_.first_epoch + state_.epoch);
   network_->upload_state(state, state_batch);
   network_->put_totals(state_.totals);

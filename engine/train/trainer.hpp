@@ -38,6 +38,10 @@ struct TrainerSetup {
   int64_t first_epoch = 0;  // number of the stage's first epoch for shuffles and dropout, so that a
                             // retraining doesn't see the training's orders again
   const PruneConfig* gradual = nullptr;  // cut along the way
+  /// Not empty: from the moment the masks don't change any more until the training ends, matrices of which at
+  /// least a share `sparse_from` is cut execute in this layout.
+  std::string sparse_layout;
+  double sparse_from = 0.0;
   ProgressListener* listener = nullptr;
   const StopToken* stop = nullptr;
   /// Writes `Trainer::state` and `Trainer::arrays` to disk; called between two optimizer steps. Empty:
@@ -93,6 +97,8 @@ class Trainer {
   /// Optimizer steps behind the values that the network ends with (fewer than were done with keep_best).
   int64_t steps_kept() const;
   int64_t steps_done() const { return state_.step; }
+  /// How many matrices executed sparse.
+  MatrixCount matrices() const { return matrices_; }
 
   const TrainerState& state() const { return state_; }
   /// Optimizer state, best values, statistics in flight: all that a checkpoint needs beside the store's
@@ -110,6 +116,7 @@ class Trainer {
   void read_back();
   void refuse_unless_finite(int64_t first, int64_t last);  // batches of this epoch
   void cut_along(int64_t step);
+  void use_masks();
   void tell(bool at_end_of_epoch, double valid_loss);
   std::string where(int64_t batch) const;
 
@@ -117,6 +124,7 @@ class Trainer {
   TrainerSetup setup_;
   TrainerState state_;
   std::unique_ptr<GradualPruner> gradual_;
+  MatrixCount matrices_;
   Buffer optimizer_state_[2];
   Buffer best_;
   Buffer norms_;  // gradient norms of the steps since they were last read
