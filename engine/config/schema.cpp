@@ -213,10 +213,11 @@ std::vector<RecipeKey> make_keys() {
   };
   keys.insert(keys.end(), std::begin(rows), std::end(rows));
   append_training_keys<&Recipe::retrain>(keys, "retrain");
-  keys.push_back({"retrain", "sparse", COPPICE_AT(retrain_sparse),
-                  "compute with the kept weights alone while masks hold (the same bits on a CPU): auto, where "
-                  "that is faster; on, every matrix that is pruned; off, dense with zeros",
-                  one_of({"auto", "on", "off"})});
+  keys.push_back(
+      {"retrain", "sparse", COPPICE_AT(retrain_sparse),
+       "compute with the kept weights alone while masks hold (the same bits on a CPU): auto, where "
+       "that is faster; on, every matrix that is pruned; off, dense with zeros",
+       one_of({"auto", "on", "off"})});
   keys.push_back({"retrain", "dense_continued", COPPICE_AT(dense_continued),
                   "also train the dense model on for as many steps, for an honest comparison", any()});
   keys.push_back({"sparse", "layout", COPPICE_AT(layout),

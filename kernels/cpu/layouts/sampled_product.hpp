@@ -27,6 +27,7 @@ class SampledProduct {
   template <class Body>
   void for_each_place(int64_t first_strip, int64_t last_strip, Body body) const;
   int64_t first_entry(int64_t strip) const { return cell_entries_[static_cast<size_t>(strip * blocks_)]; }
+  void fetch(MatrixView<const float> dy, int64_t first, int64_t strip) const;
   int64_t rows_of(int64_t strip) const;
 
   const CpuContext context_;
