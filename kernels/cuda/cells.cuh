@@ -17,7 +17,7 @@ struct ForwardStep {
   int64_t batch, hidden;
   int64_t step;            // t
   const int32_t* lengths;  // [B], or null: every stream is within its length
-  float* gates;            // [B, G·H], the recurrent product included but for GRU
+  float* gates;            // [B, G·H]
   int64_t gates_stride;
   const float* hidden_before;
   float* hidden_after;
@@ -25,7 +25,6 @@ struct ForwardStep {
   const float* cell_before;  // LSTM
   float* cell_after;
   int64_t cell_stride;
-  const float* recurrent;  // GRU: h·W_hhᵀ [B, 3·H], dense rows
   const float* candidate_bias;
   float* candidate_hidden;
   int64_t candidate_stride;
@@ -64,10 +63,52 @@ struct BackwardStep {
   __device__ bool active(int64_t b) const { return lengths == nullptr || step < lengths[b]; }
 };
 
+/// By how many elements the rows of a step lie behind those of the one that ran before it; negative where it
+/// runs the other way.
+struct ForwardDistance {
+  int64_t step, gates, hidden, cell, candidate, output;
+};
+struct BackwardDistance {
+  int64_t step, gates, hidden, cell, candidate, d_output, d_gates, d_recurrent;
+};
+
+/// Pointers that are null stay null.
+template <class T>
+__device__ void advance(T*& pointer, int64_t distance) {
+  if (pointer != nullptr) pointer += distance;
+}
+__device__ inline void advance(ForwardStep& s, const ForwardDistance& distance) {
+  s.step += distance.step;
+  s.gates += distance.gates;
+  s.hidden_before += distance.hidden;
+  s.hidden_after += distance.hidden;
+  advance(s.cell_before, distance.cell);
+  advance(s.cell_after, distance.cell);
+  advance(s.candidate_hidden, distance.candidate);
+  advance(s.output, distance.output);
+}
+__device__ inline void advance(BackwardStep& s, const BackwardDistance& distance) {
+  s.step += distance.step;
+  s.gates += distance.gates;
+  s.hidden_before += distance.hidden;
+  advance(s.cell_before, distance.cell);
+  advance(s.cell_after, distance.cell);
+  advance(s.candidate_hidden, distance.candidate);
+  s.d_output += distance.d_output;
+  s.d_gates += distance.d_gates;
+  advance(s.d_recurrent, distance.d_recurrent);
+}
+
 // CUDA's own functions, not the fast approximations: tanhf and expf are off by 2 ulp at most. Both ends of
 // the logistic function are right: e^-a overflows to infinity, and its reciprocal is 0.
 __device__ inline float logistic(float a) {
   return 1.0f / (1.0f + expf(-a));
+}
+
+/// What a unit's forward step takes besides its state: the sum of x·W_ih, biases and h·W_hh for each gate. A
+/// GRU's reset gate comes between the two, so it has the products h·W_hh apart, behind the gates.
+constexpr int sum_count(Cell cell) {
+  return static_cast<int>(cell == Cell::gru ? 2 * gate_count(cell) : gate_count(cell));
 }
 
 // The simple cells. The derivative is written in f's result, which the gates hold afterwards.
@@ -88,11 +129,11 @@ template <class Function>
 struct SimpleCell {
   static constexpr Cell kCell = Cell::rnn_tanh;  // any of the three: one gate, no state of its own
   static constexpr int64_t kGates = gate_count(kCell);
+  static constexpr int kSums = sum_count(kCell);
 
-  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j) {
-    float* gates = s.gates + b * s.gates_stride;
-    const float h = Function::value(gates[j]);
-    gates[j] = h;
+  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j, const float (&sums)[kSums]) {
+    const float h = Function::value(sums[0]);
+    s.gates[b * s.gates_stride + j] = h;
     s.hidden_after[b * s.hidden_stride + j] = h;
     if (s.output != nullptr) s.output[b * s.output_stride + j] = h;
   }
@@ -108,14 +149,15 @@ struct SimpleCell {
 struct LstmCell {
   static constexpr Cell kCell = Cell::lstm;
   static constexpr int64_t kGates = gate_count(kCell);
+  static constexpr int kSums = sum_count(kCell);
 
-  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j) {
+  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j, const float (&sums)[kSums]) {
     const int64_t H = s.hidden;
     float* gates = s.gates + b * s.gates_stride + j;
-    const float i = logistic(gates[0]);
-    const float f = logistic(gates[H]);
-    const float g = tanhf(gates[2 * H]);
-    const float o = logistic(gates[3 * H]);
+    const float i = logistic(sums[0]);
+    const float f = logistic(sums[1]);
+    const float g = tanhf(sums[2]);
+    const float o = logistic(sums[3]);
     const float c = f * s.cell_before[b * s.cell_stride + j] + i * g;
     const float h = o * tanhf(c);
     gates[0] = i;
@@ -151,17 +193,17 @@ struct LstmCell {
 struct GruCell {
   static constexpr Cell kCell = Cell::gru;
   static constexpr int64_t kGates = gate_count(kCell);
+  static constexpr int kSums = sum_count(kCell);
 
-  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j) {
+  __device__ static void forward(const ForwardStep& s, int64_t b, int64_t j, const float (&sums)[kSums]) {
     const int64_t H = s.hidden;
     float* gates = s.gates + b * s.gates_stride + j;
-    const float* recurrent = s.recurrent + b * 3 * H + j;
     const float bias = s.candidate_bias != nullptr ? s.candidate_bias[j] : 0.0f;
     const float h_before = s.hidden_before[b * s.hidden_stride + j];
-    const float r = logistic(gates[0] + recurrent[0]);
-    const float z = logistic(gates[H] + recurrent[H]);
-    const float candidate = recurrent[2 * H] + bias;
-    const float n = tanhf(gates[2 * H] + r * candidate);
+    const float r = logistic(sums[0] + sums[3]);
+    const float z = logistic(sums[1] + sums[4]);
+    const float candidate = sums[5] + bias;
+    const float n = tanhf(sums[2] + r * candidate);
     const float h = n + z * (h_before - n);
     gates[0] = r;
     gates[H] = z;
@@ -192,6 +234,23 @@ struct GruCell {
   }
 };
 
+/// The gates of unit j as they lie in memory: `sums` but for what the recurrent product adds.
+template <class CellType>
+__device__ void load_gates(const ForwardStep& s, int64_t b, int64_t j, float (&sums)[CellType::kSums]) {
+  for (int gate = 0; gate < CellType::kGates; ++gate) {
+    sums[gate] = s.gates[b * s.gates_stride + gate * s.hidden + j];
+  }
+}
+/// One gate's h·W_hh.
+template <class CellType>
+__device__ void add_product(float (&sums)[CellType::kSums], int gate, float product) {
+  if constexpr (CellType::kCell == Cell::gru) {
+    sums[CellType::kGates + gate] = product;
+  } else {
+    sums[gate] += product;
+  }
+}
+
 /// A stream past its end: the state goes on, everything else is 0.
 template <class CellType>
 __device__ void carry_on(const ForwardStep& s, int64_t b, int64_t j) {
@@ -206,6 +265,15 @@ __device__ void carry_on(const ForwardStep& s, int64_t b, int64_t j) {
   if (s.output != nullptr) s.output[b * s.output_stride + j] = 0.0f;
 }
 
+template <class CellType>
+__device__ void step_unit(const ForwardStep& s, int64_t b, int64_t j, const float (&sums)[CellType::kSums]) {
+  if (s.active(b)) {
+    CellType::forward(s, b, j, sums);
+  } else {
+    carry_on<CellType>(s, b, j);
+  }
+}
+
 /// Its gradient goes back unchanged.
 template <class CellType>
 __device__ void carry_back(const BackwardStep& s, int64_t b, int64_t j) {
@@ -217,21 +285,34 @@ __device__ void carry_back(const BackwardStep& s, int64_t b, int64_t j) {
   }
 }
 
+template <class CellType>
+__device__ void step_unit_back(const BackwardStep& s, int64_t b, int64_t j) {
+  if (s.active(b)) {
+    CellType::backward(s, b, j);
+  } else {
+    carry_back<CellType>(s, b, j);
+  }
+}
+
 // One thread a unit, streams along y. Neighbouring threads read neighbouring words, and a unit has up to nine
 // loads in flight; four units a thread (16-byte loads) would leave most of the device idle at the sizes of a
 // step, which fit the second-level cache anyway.
 inline constexpr int kCellThreads = 128;
 
+/// The gates have the recurrent product in them, but for GRU's, which is `product` [B, 3·H].
 template <class CellType>
-__global__ void __launch_bounds__(kCellThreads) forward_step(ForwardStep s) {
+__global__ void __launch_bounds__(kCellThreads) forward_step(ForwardStep s, const float* product) {
   const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (j >= s.hidden) return;
   for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) {
-    if (s.active(b)) {
-      CellType::forward(s, b, j);
-    } else {
-      carry_on<CellType>(s, b, j);
+    float sums[CellType::kSums];
+    load_gates<CellType>(s, b, j, sums);
+    if constexpr (CellType::kCell == Cell::gru) {
+      for (int gate = 0; gate < CellType::kGates; ++gate) {
+        add_product<CellType>(sums, gate, product[b * 3 * s.hidden + gate * s.hidden + j]);
+      }
     }
+    step_unit<CellType>(s, b, j, sums);
   }
 }
 
@@ -239,13 +320,7 @@ template <class CellType>
 __global__ void __launch_bounds__(kCellThreads) backward_step(BackwardStep s) {
   const int64_t j = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (j >= s.hidden) return;
-  for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) {
-    if (s.active(b)) {
-      CellType::backward(s, b, j);
-    } else {
-      carry_back<CellType>(s, b, j);
-    }
-  }
+  for (int64_t b = blockIdx.y; b < s.batch; b += gridDim.y) step_unit_back<CellType>(s, b, j);
 }
 
 /// Calls f with the type of a cell, so that a kernel is instantiated for each.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -130,6 +131,17 @@ class DeviceArray {
   T* data_ = nullptr;
   int64_t count_ = 0;
 };
+
+/// What a weight keeps, from the host. Waits until it is there.
+template <class T>
+DeviceArray<T> to_device(DeviceMemory& memory, cudaStream_t stream, std::span<const T> values,
+                         std::string_view what) {
+  DeviceArray<T> array(memory, static_cast<int64_t>(values.size()), what);
+  COPPICE_CUDA(
+      cudaMemcpyAsync(array.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice, stream));
+  COPPICE_CUDA(cudaStreamSynchronize(stream));
+  return array;
+}
 
 /// Page-locked host memory: the only kind that the device copies to and from while the host goes on.
 class PinnedBuffer {

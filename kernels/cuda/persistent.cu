@@ -10,19 +10,6 @@ constexpr int64_t kMostUnits = 16;   // of a block: one warp each
 constexpr int64_t kMostStreams = 8;  // a warp holds gates × streams sums in registers
 constexpr int64_t kLeastSteps = 4;   // fewer don't pay for fetching the weight
 
-__device__ void advance(ForwardStep& s, const StepDistance& distance) {
-  s.step += distance.step;
-  s.gates += distance.gates;
-  s.hidden_before += distance.hidden;
-  s.hidden_after += distance.hidden;
-  if (s.cell_before != nullptr) {
-    s.cell_before += distance.cell;
-    s.cell_after += distance.cell;
-  }
-  if (s.candidate_hidden != nullptr) s.candidate_hidden += distance.candidate;
-  if (s.output != nullptr) s.output += distance.output;
-}
-
 /// A row of shared memory: whole packs of four, so that lanes read 16 bytes; what is beyond its end is 0.
 __host__ __device__ constexpr int64_t padded(int64_t hidden) {
   return (hidden + 3) / 4 * 4;
@@ -50,11 +37,11 @@ __device__ float sum_for_lane(float (&sums)[kStreams], int lane) {
 
 /// One warp for each of the block's blockDim.x / kWarp units; its lanes share the depth of the products of
 /// all the unit's gates with all kStreams states. Shared memory: the weight's rows [units, gates, padded],
-/// then the states before the step [kStreams, padded]. `product`: GRU's.
+/// then the states before the step [kStreams, padded].
 template <class CellType, int kStreams>
 __global__ void __launch_bounds__(kMostUnits* kWarp, 1)
-    persistent_forward(const float* weight, int64_t weight_stride, ForwardStep s, StepDistance distance,
-                       int64_t steps, float* product) {
+    persistent_forward(const float* weight, int64_t weight_stride, ForwardStep s, ForwardDistance distance,
+                       int64_t steps) {
   constexpr int kGates = static_cast<int>(CellType::kGates);
   COPPICE_DYNAMIC_SHARED(float, shared);
   const int64_t H = s.hidden, width = padded(H);
@@ -81,12 +68,8 @@ __global__ void __launch_bounds__(kMostUnits* kWarp, 1)
         states[b * width + i] = s.hidden_before[b * s.hidden_stride + i];
       }
     }
-    float* const gates =
-        CellType::kCell == Cell::gru ? product + lane * 3 * H + j : s.gates + lane * s.gates_stride + j;
-    float before[kGates] = {};  // on its way while the product is made
-    if constexpr (CellType::kCell != Cell::gru) {
-      for (int gate = 0; gate < kGates; ++gate) before[gate] = mine ? gates[gate * H] : 0.0f;
-    }
+    float inputs[CellType::kSums] = {};  // on their way while the product is made
+    if (mine) load_gates<CellType>(s, lane, j, inputs);
     __syncthreads();  // before a warp reads what the others fetched
 
     float sums[kGates][kStreams] = {};
@@ -105,22 +88,17 @@ __global__ void __launch_bounds__(kMostUnits* kWarp, 1)
       }
     }
 #pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) before[gate] += sum_for_lane(sums[gate], lane);
-    if (mine) {
-      for (int gate = 0; gate < kGates; ++gate) gates[gate * H] = before[gate];
-      if (s.active(lane)) {
-        CellType::forward(s, lane, j);
-      } else {
-        carry_on<CellType>(s, lane, j);
-      }
+    for (int gate = 0; gate < kGates; ++gate) {
+      add_product<CellType>(inputs, gate, sum_for_lane(sums[gate], lane));
     }
+    if (mine) step_unit<CellType>(s, lane, j, inputs);
     if (k + 1 == steps) return;
     advance(s, distance);
     COPPICE_GRID_BARRIER();  // every unit's new state is there before any block fetches it
   }
 }
 
-using PersistentKernel = void (*)(const float*, int64_t, ForwardStep, StepDistance, int64_t, float*);
+using PersistentKernel = void (*)(const float*, int64_t, ForwardStep, ForwardDistance, int64_t);
 
 template <class CellType>
 PersistentKernel for_streams(int64_t batch) {
@@ -137,7 +115,7 @@ PersistentKernel find_kernel(Cell cell, int64_t batch) {
 }  // namespace
 
 bool run_persistently(const CudaContext& context, Cell cell, MatrixView<const float> weight,
-                      const ForwardStep& first, const StepDistance& distance, int64_t steps, float* product) {
+                      const ForwardStep& first, const ForwardDistance& distance, int64_t steps) {
   if (!context.cooperative || first.batch > kMostStreams || steps < kLeastSteps) return false;
   const int64_t units = (first.hidden + context.multiprocessors - 1) / context.multiprocessors;
   if (units > kMostUnits) return false;
@@ -150,7 +128,7 @@ bool run_persistently(const CudaContext& context, Cell cell, MatrixView<const fl
   COPPICE_CUDA(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   launch_cooperative(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(units * kWarp), bytes,
-                     context.stream, weight.data, weight.stride, first, distance, steps, product);
+                     context.stream, weight.data, weight.stride, first, distance, steps);
   return true;
 }
 

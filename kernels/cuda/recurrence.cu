@@ -27,15 +27,16 @@ int64_t row_after(const Sequence& s, int64_t t) {
   return (s.reverse ? t : t + 1) * s.batch;
 }
 
-template <class Step>
-void launch_step(void (*kernel)(Step), const Step& step, cudaStream_t stream) {
+template <class Step, class... Parameters, class... Arguments>
+void launch_step(void (*kernel)(Step, Parameters...), const Step& step, cudaStream_t stream,
+                 Arguments... arguments) {
   const auto columns = static_cast<unsigned>((step.hidden + kCellThreads - 1) / kCellThreads);
   const auto rows = static_cast<unsigned>(step.batch < 65'535 ? step.batch : 65'535);  // of the grid's height
-  launch(kernel, dim3(columns, rows), dim3(kCellThreads), 0, stream, step);
+  launch(kernel, dim3(columns, rows), dim3(kCellThreads), 0, stream, step, arguments...);
 }
 
-void (*forward_kernel(Cell cell))(ForwardStep) {
-  return visit_cell(cell, []<class C>(C) -> void (*)(ForwardStep) { return forward_step<C>; });
+auto forward_kernel(Cell cell) {
+  return visit_cell(cell, []<class C>(C) -> void (*)(ForwardStep, const float*) { return forward_step<C>; });
 }
 void (*backward_kernel(Cell cell))(BackwardStep) {
   return visit_cell(cell, []<class C>(C) -> void (*)(BackwardStep) { return backward_step<C>; });
@@ -47,8 +48,7 @@ T* row_or_null(const MatrixView<T>& matrix, int64_t row) {
   return matrix.data != nullptr ? matrix.row(row) : nullptr;
 }
 
-/// `product` [B, 3·H]: GRU.
-ForwardStep describe(const RecurrenceForward& s, int64_t t, const float* product) {
+ForwardStep describe(const RecurrenceForward& s, int64_t t) {
   const int64_t row = t * s.batch, before = row_before(s, t), after = row_after(s, t);
   ForwardStep step{};
   step.batch = s.batch;
@@ -63,7 +63,6 @@ ForwardStep describe(const RecurrenceForward& s, int64_t t, const float* product
   step.cell_before = row_or_null(s.cell_states, before);
   step.cell_after = row_or_null(s.cell_states, after);
   step.cell_stride = s.cell_states.stride;
-  step.recurrent = product;
   step.candidate_bias = s.candidate_bias.empty() ? nullptr : s.candidate_bias.data;
   step.candidate_hidden = row_or_null(s.candidate_hidden, row);
   step.candidate_stride = s.candidate_hidden.stride;
@@ -73,7 +72,7 @@ ForwardStep describe(const RecurrenceForward& s, int64_t t, const float* product
   return step;
 }
 
-StepDistance distance_of(const RecurrenceForward& s) {
+ForwardDistance distance_of(const RecurrenceForward& s) {
   const int64_t direction = s.reverse ? -1 : 1, rows = direction * s.batch;
   return {direction,
           rows * s.gates.stride,
@@ -114,6 +113,25 @@ BackwardStep describe(const RecurrenceBackward& s, int64_t t, bool adds_product)
   return step;
 }
 
+/// Where every stream is at work and nothing but the product reaches the state before, the product writes it:
+/// it needs no zeros to add to. A GRU's state also goes past the gates, and a stream past its end keeps its
+/// own.
+bool adds_product(const RecurrenceBackward& s) {
+  return s.cell == Cell::gru || !s.lengths.empty();
+}
+
+BackwardDistance distance_of(const RecurrenceBackward& s) {
+  const int64_t direction = s.reverse ? 1 : -1, rows = direction * s.batch;
+  return {direction,
+          rows * s.gates.stride,
+          rows * s.hidden_states.stride,
+          rows * s.cell_states.stride,
+          rows * s.candidate_hidden.stride,
+          rows * s.d_output.stride,
+          rows * s.d_gates.stride,
+          rows * s.d_recurrent.stride};
+}
+
 template <class Sequence>
 GraphKey common_key(const Sequence& s, const CudaWeight& weight) {
   GraphKey key;
@@ -150,17 +168,11 @@ class CudaRecurrence final : public RecurrenceOps {
   void forward_impl(const RecurrenceForward& s) override {
     if (s.steps == 0) return;
     context_.make_current();
+    if (persistent_ && run_persistently(s)) return;
     const int64_t width = gate_count(s.cell) * s.hidden;
     float* product = s.cell == Cell::gru ? product_.reserve<float>(s.batch * width) : nullptr;
     const auto* weight = dynamic_cast<const CudaWeight*>(s.recurrent);
     if (weight == nullptr) return run_forward(s, product);  // one that promises nothing about captures
-    if (const auto* dense = dynamic_cast<const DenseWeight*>(weight); dense != nullptr && persistent_) {
-      const int64_t first = s.reverse ? s.steps - 1 : 0;
-      if (run_persistently(context_, s.cell, dense->values(), describe(s, first, product), distance_of(s),
-                           s.steps, product)) {
-        return;
-      }
-    }
     GraphKey key = common_key(s, *weight);
     key.add(s.candidate_bias);
     key.add(s.output);
@@ -182,11 +194,14 @@ class CudaRecurrence final : public RecurrenceOps {
       if (own_hidden) s.d_hidden = {zeros, s.batch, s.hidden, s.hidden, context_.device};
       if (own_cell) s.d_cell = {zeros + floats, s.batch, s.hidden, s.hidden, context_.device};
     }
+    const auto fill_zero = [&] {
+      if (zeros == nullptr) return;
+      const size_t bytes = static_cast<size_t>(2 * floats) * sizeof(float);
+      COPPICE_CUDA(cudaMemsetAsync(zeros, 0, bytes, context_.stream));
+    };
+    if (persistent_ && run_persistently(s, wanted, fill_zero)) return;
     const auto run = [&] {
-      if (zeros != nullptr) {
-        const size_t bytes = static_cast<size_t>(2 * floats) * sizeof(float);
-        COPPICE_CUDA(cudaMemsetAsync(zeros, 0, bytes, context_.stream));
-      }
+      fill_zero();
       run_backward(s, wanted);
     };
     const auto* weight = dynamic_cast<const CudaWeight*>(s.recurrent);
@@ -202,6 +217,27 @@ class CudaRecurrence final : public RecurrenceOps {
     graphs_.run(std::move(key), run);
   }
 
+  bool run_persistently(const RecurrenceForward& s) {
+    const ForwardStep first = describe(s, s.reverse ? s.steps - 1 : 0);
+    if (const auto* dense = dynamic_cast<const DenseWeight*>(s.recurrent)) {
+      return cuda::run_persistently(context_, s.cell, dense->values(), first, distance_of(s), s.steps);
+    }
+    if (auto* sparse = dynamic_cast<CsrWeight*>(s.recurrent)) {
+      return cuda::run_persistently(context_, s.cell, *sparse, first, distance_of(s), s.steps);
+    }
+    return false;
+  }
+
+  template <class Fill>
+  bool run_persistently(const RecurrenceBackward& s, bool first_state_wanted, Fill&& fill_zero) {
+    auto* sparse = dynamic_cast<CsrWeight*>(s.recurrent);
+    if (sparse == nullptr) return false;
+    fill_zero();  // before the kernel; once more where there is none
+    const BackwardStep last = describe(s, s.reverse ? 0 : s.steps - 1, adds_product(s));
+    return cuda::run_persistently(context_, s.cell, *sparse, last, distance_of(s), s.steps,
+                                  first_state_wanted);
+  }
+
   void run_forward(const RecurrenceForward& s, float* product) {
     const int64_t width = gate_count(s.cell) * s.hidden;
     const auto kernel = forward_kernel(s.cell);
@@ -213,17 +249,14 @@ class CudaRecurrence final : public RecurrenceOps {
       } else {
         s.recurrent->multiply(h, {}, s.gates.row_slice(t * s.batch, s.batch), true);
       }
-      launch_step(kernel, describe(s, t, product), context_.stream);
+      launch_step(kernel, describe(s, t), context_.stream, product);
     }
   }
 
   void run_backward(const RecurrenceBackward& s, bool first_state_wanted) {
     const auto kernel = backward_kernel(s.cell);
     const MatrixView<const float> d_product = s.cell == Cell::gru ? s.d_recurrent : s.d_gates;
-    // Where every stream is at work and nothing but the product reaches the state before, the product writes
-    // it: it needs no zeros to add to. A GRU's state also goes past the gates, and a stream past its end
-    // keeps its own.
-    const bool adds = s.cell == Cell::gru || !s.lengths.empty();
+    const bool adds = adds_product(s);
     for (int64_t k = 0; k < s.steps; ++k) {
       const int64_t t = s.reverse ? k : s.steps - 1 - k;
       launch_step(kernel, describe(s, t, adds), context_.stream);

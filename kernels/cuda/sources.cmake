@@ -9,9 +9,11 @@ set(COPPICE_CUDA_HOST_SOURCES
   status.cpp
   transfer.cpp
   layouts/cusparse.cpp
+  layouts/spread_rows.cpp
 )
 set(COPPICE_CUDA_KERNEL_SOURCES
   persistent.cu
+  persistent_sparse.cu
   recurrence.cu
   sequence.cu
   start_rows.cu

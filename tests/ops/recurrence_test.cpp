@@ -296,6 +296,45 @@ TEST_P(RecurrenceTest, FewStreamsAgreeWithReference) {
   });
 }
 
+// The nonzeros of a sparse one, too: around the number of streams, and whatever the pattern.
+TEST_P(RecurrenceTest, SparseWeightsOfAnyPatternAgreeWithReference) {
+  enum class Pattern { nothing, one_row, one_column, empty_gates, uneven };
+  for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {
+    const int64_t H = random_.one_of(std::vector<int64_t>{20, 31, 33, 50});
+    for (const Pattern pattern :
+         {Pattern::nothing, Pattern::one_row, Pattern::one_column, Pattern::empty_gates, Pattern::uneven}) {
+      const int64_t B = random_.one_of(std::vector<int64_t>{1, 2, 3, 16, 17, 31, 32, 33});
+      RecurrenceReference r =
+          random_recurrence(random_, cell, reverse, with_lengths, 4 + random_.below(2), B, H, 0.3f);
+      const int64_t row = random_.below(r.width()), column = random_.below(H);
+      for (int64_t o = 0; o < r.width(); ++o) {
+        for (int64_t i = 0; i < H; ++i) {
+          const bool kept = pattern == Pattern::one_row       ? o == row
+                            : pattern == Pattern::one_column  ? i == column
+                            : pattern == Pattern::empty_gates ? o / H == row / H
+                            : pattern == Pattern::uneven      ? i <= o % H
+                                                              : false;
+          if (!kept) r.weight[static_cast<size_t>(o * H + i)] = 0.0;
+        }
+      }
+      check(r, "csr");
+      if (HasFatalFailure()) return;
+    }
+  });
+}
+
+// More than a device can hold of all streams at once, or of the weight.
+TEST_P(RecurrenceTest, WideSparseLayersAgreeWithReference) {
+  const auto agrees = [&](Cell cell, int64_t B, int64_t H, float zeros) {
+    RecurrenceReference r =
+        random_recurrence(random_, cell, random_.below(2), random_.below(2), 4, B, H, zeros);
+    if (!HasFatalFailure()) check(r, "csr");
+  };
+  agrees(Cell::lstm, 20, 150, 0.0f);
+  agrees(Cell::lstm, 20, 400, 0.98f);
+  agrees(Cell::gru, 3, 200, 0.0f);
+}
+
 // A device may record a sequence and replay it; what it replays must be this run and not an earlier one.
 TEST_P(RecurrenceTest, RepeatsWithOtherInputsInTheSameMemory) {
   for_each_kind([&](Cell cell, bool reverse, bool with_lengths) {

@@ -191,12 +191,9 @@ OrderedRows in_order(const CudaContext& context, CompressedRows a) {
       return (r < 0 ? -1 : length(r, r + 1)) > (s < 0 ? -1 : length(s, s + 1));
     });
   }
-  OrderedRows result{std::move(a), DeviceArray<int32_t>(*context.memory, static_cast<int64_t>(order.size()),
-                                                        "the order of a sparse matrix's rows")};
-  COPPICE_CUDA(cudaMemcpyAsync(result.order.data(), order.data(), order.size() * sizeof(int32_t),
-                               cudaMemcpyHostToDevice, context.stream));
-  COPPICE_CUDA(cudaStreamSynchronize(context.stream));  // before `order` goes
-  return result;
+  auto on_device =
+      to_device<int32_t>(*context.memory, context.stream, order, "the order of a sparse matrix's rows");
+  return {std::move(a), std::move(on_device), std::move(offsets)};
 }
 
 /// Calls body(Rows<uint16_t>) or body(Rows<int32_t>).
@@ -278,13 +275,27 @@ void CsrWeight::multiply_impl(MatrixView<const float> x, VectorView<const float>
 
 void CsrWeight::multiply_transposed_impl(MatrixView<const float> dy, MatrixView<float> dx, bool accumulate) {
   context_.make_current();
+  product(context_, transposed(), dy, nullptr, accumulate, dx);
+}
+
+const OrderedRows& CsrWeight::transposed() {
   if (permutation_.data() == nullptr) {
     DeviceArray<int32_t> permutation;
     backward_ = in_order(context_, transpose(context_, forward_.a, narrowest(out()), permutation));
     permutation_ = std::move(permutation);
     permute(context_, permutation_, forward_.a.values.data(), backward_.a.values.data());
   }
-  product(context_, backward_, dy, nullptr, accumulate, dx);
+  return backward_;
+}
+
+SpreadCsr CsrWeight::spread() {
+  if (forward_units_.units == 0) forward_units_ = spread_rows(context_, forward_.offsets, out() / in());
+  return {forward_.a, forward_units_};
+}
+SpreadCsr CsrWeight::spread_transposed() {
+  const OrderedRows& rows = transposed();
+  if (backward_units_.units == 0) backward_units_ = spread_rows(context_, rows.offsets, 1);
+  return {rows.a, backward_units_};
 }
 
 void CsrWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixView<const float> x,
