@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 #include <cudnn.h>
 
+#include <chrono>
+#include <utility>
 #include <vector>
 
 #include "kernels/error.hpp"
@@ -36,9 +38,25 @@ class Memory {
   size_t bytes_;
 };
 
+struct Algorithm {
+  cudnnRNNAlgo_t number;
+  const char* name;
+};
+constexpr Algorithm kAlgorithms[] = {
+    {CUDNN_RNN_ALGO_STANDARD, "STANDARD"},
+    {CUDNN_RNN_ALGO_PERSIST_STATIC, "PERSIST_STATIC"},
+    {CUDNN_RNN_ALGO_PERSIST_DYNAMIC, "PERSIST_DYNAMIC"},
+    {CUDNN_RNN_ALGO_PERSIST_STATIC_SMALL_H, "PERSIST_STATIC_SMALL_H"},
+};
+
 }  // namespace
 
 struct CudnnLstm::State {
+  State(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, Algorithm chosen,
+        cudnnRNNInputMode_t input_mode, cudnnForwardMode_t forward_mode);
+
+  Algorithm algorithm;
+  cudnnForwardMode_t mode;
   cudnnHandle_t handle = nullptr;
   cudaStream_t stream = nullptr;
   cudnnDropoutDescriptor_t dropout = nullptr;
@@ -46,6 +64,8 @@ struct CudnnLstm::State {
   cudnnRNNDataDescriptor_t x_shape = nullptr, y_shape = nullptr;
   cudnnTensorDescriptor_t state_shape = nullptr;
   std::unique_ptr<Memory> x, dx, y, dy, weights, d_weights, work, reserve;
+
+  void forward();
 
   ~State() {
     cudnnDestroyTensorDescriptor(state_shape);
@@ -58,9 +78,10 @@ struct CudnnLstm::State {
   }
 };
 
-CudnnLstm::CudnnLstm(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden)
-    : state_(std::make_unique<State>()) {
-  State& s = *state_;
+CudnnLstm::State::State(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden, Algorithm chosen,
+                        cudnnRNNInputMode_t input_mode, cudnnForwardMode_t forward_mode)
+    : algorithm(chosen), mode(forward_mode) {
+  State& s = *this;
   const int T = static_cast<int>(steps), B = static_cast<int>(batch);
   const int I = static_cast<int>(inputs), H = static_cast<int>(hidden);
   COPPICE_CHECK(cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking));
@@ -70,10 +91,12 @@ CudnnLstm::CudnnLstm(int64_t steps, int64_t batch, int64_t inputs, int64_t hidde
   COPPICE_CHECK(cudnnSetDropoutDescriptor(s.dropout, s.handle, 0.0f, nullptr, 0, 0));
   COPPICE_CHECK(cudnnCreateRNNDescriptor(&s.rnn));
   // FMA: without it cuDNN rounds to tf32 by default, which the other side does only when told to.
-  COPPICE_CHECK(cudnnSetRNNDescriptor_v8(s.rnn, CUDNN_RNN_ALGO_STANDARD, CUDNN_LSTM, CUDNN_RNN_DOUBLE_BIAS,
-                                         CUDNN_UNIDIRECTIONAL, CUDNN_LINEAR_INPUT, CUDNN_DATA_FLOAT,
-                                         CUDNN_DATA_FLOAT, CUDNN_FMA_MATH, I, H, H, 1, s.dropout,
+  COPPICE_CHECK(cudnnSetRNNDescriptor_v8(s.rnn, chosen.number, CUDNN_LSTM, CUDNN_RNN_DOUBLE_BIAS,
+                                         CUDNN_UNIDIRECTIONAL, input_mode, CUDNN_DATA_FLOAT, CUDNN_DATA_FLOAT,
+                                         CUDNN_FMA_MATH, I, H, H, 1, s.dropout,
                                          CUDNN_RNN_PADDED_IO_DISABLED));
+  if (chosen.number == CUDNN_RNN_ALGO_PERSIST_DYNAMIC)
+    COPPICE_CHECK(cudnnBuildRNNDynamic(s.handle, s.rnn, B));
   const std::vector<int> lengths(static_cast<size_t>(B), T);
   float padding = 0.0f;
   const auto describe = [&](cudnnRNNDataDescriptor_t& shape, int width) {
@@ -89,8 +112,7 @@ CudnnLstm::CudnnLstm(int64_t steps, int64_t batch, int64_t inputs, int64_t hidde
 
   size_t weight_bytes = 0, work_bytes = 0, reserve_bytes = 0;
   COPPICE_CHECK(cudnnGetRNNWeightSpaceSize(s.handle, s.rnn, &weight_bytes));
-  COPPICE_CHECK(cudnnGetRNNTempSpaceSizes(s.handle, s.rnn, CUDNN_FWD_MODE_TRAINING, s.x_shape, &work_bytes,
-                                          &reserve_bytes));
+  COPPICE_CHECK(cudnnGetRNNTempSpaceSizes(s.handle, s.rnn, s.mode, s.x_shape, &work_bytes, &reserve_bytes));
   const auto floats = [&](int width) {
     return std::make_unique<Memory>(
         static_cast<size_t>(T) * static_cast<size_t>(B) * static_cast<size_t>(width) * sizeof(float),
@@ -106,15 +128,61 @@ CudnnLstm::CudnnLstm(int64_t steps, int64_t batch, int64_t inputs, int64_t hidde
   s.reserve = std::make_unique<Memory>(reserve_bytes);
 }
 
+CudnnLstm::CudnnLstm(std::unique_ptr<State> state) : state_(std::move(state)) {}
+CudnnLstm::CudnnLstm(int64_t steps, int64_t batch, int64_t inputs, int64_t hidden)
+    : CudnnLstm(std::make_unique<State>(steps, batch, inputs, hidden, kAlgorithms[0], CUDNN_LINEAR_INPUT,
+                                        CUDNN_FWD_MODE_TRAINING)) {}
 CudnnLstm::~CudnnLstm() = default;
+
+std::unique_ptr<CudnnLstm> CudnnLstm::fastest_recurrence(int64_t steps, int64_t batch, int64_t hidden) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kRuns = 20;
+  std::unique_ptr<CudnnLstm> best;
+  auto best_time = Clock::duration::max();
+  for (const Algorithm algorithm : kAlgorithms) {
+    try {
+      std::unique_ptr<CudnnLstm> lstm(new CudnnLstm(std::make_unique<State>(
+          steps, batch, hidden, hidden, algorithm, CUDNN_SKIP_INPUT, CUDNN_FWD_MODE_INFERENCE)));
+      Clock::time_point start;
+      for (int run = -3; run < kRuns; ++run) {
+        if (run == 0) {
+          lstm->synchronize();
+          start = Clock::now();
+        }
+        lstm->infer();
+      }
+      lstm->synchronize();
+      const auto time = Clock::now() - start;
+      if (time >= best_time) continue;
+      best_time = time;
+      best = std::move(lstm);
+    } catch (const Error&) {  // not at these sizes
+    }
+  }
+  if (best == nullptr) failure("cuDNN takes no LSTM of {} units and {} streams", hidden, batch);
+  return best;
+}
+
+const char* CudnnLstm::algorithm() const {
+  return state_->algorithm.name;
+}
+
+void CudnnLstm::infer() {
+  state_->forward();
+}
+
+void CudnnLstm::State::forward() {
+  State& s = *this;
+  COPPICE_CHECK(cudnnRNNForward(s.handle, s.rnn, s.mode, nullptr, s.x_shape, s.x->data(), s.y_shape,
+                                s.y->data(), s.state_shape, nullptr, nullptr, s.state_shape, nullptr, nullptr,
+                                s.weights->bytes(), s.weights->data(), s.work->bytes(), s.work->data(),
+                                s.reserve->bytes(), s.reserve->data()));
+}
 
 void CudnnLstm::train() {
   State& s = *state_;
   COPPICE_CHECK(cudaMemsetAsync(s.d_weights->data(), 0, s.d_weights->bytes(), s.stream));
-  COPPICE_CHECK(cudnnRNNForward(s.handle, s.rnn, CUDNN_FWD_MODE_TRAINING, nullptr, s.x_shape, s.x->data(),
-                                s.y_shape, s.y->data(), s.state_shape, nullptr, nullptr, s.state_shape,
-                                nullptr, nullptr, s.weights->bytes(), s.weights->data(), s.work->bytes(),
-                                s.work->data(), s.reserve->bytes(), s.reserve->data()));
+  s.forward();
   COPPICE_CHECK(cudnnRNNBackwardData_v8(
       s.handle, s.rnn, nullptr, s.y_shape, s.y->data(), s.dy->data(), s.x_shape, s.dx->data(), s.state_shape,
       nullptr, nullptr, nullptr, s.state_shape, nullptr, nullptr, nullptr, s.weights->bytes(),

@@ -29,27 +29,31 @@ def read_run(argument):
 
 
 def print_steps(benchmarks):
-    times = {}
+    times, peers = {}, {}
     for benchmark in benchmarks:
         match = STEP.match(benchmark["name"])
         if match and "us" in benchmark:
             layout, hidden, batch, zeros, mode = match.groups()
             times[mode, int(hidden), int(batch), int(zeros), layout] = benchmark["us"]
+            if "cudnn_us" in benchmark:
+                peers.setdefault((mode, int(hidden), int(batch)), []).append(benchmark["cudnn_us"])
     if not times:
         return
-    print("\nOne LSTM step, us; in brackets how many times faster than dense\n")
-    layouts = sorted({key[4] for key in times} - {"dense"})
-    print("| mode | H | B | zeros, % | dense | " + " | ".join(layouts) + " |")
-    print("|---" * (5 + len(layouts)) + "|")
-    for mode, hidden, batch, zeros in sorted({key[:4] for key in times if key[4] != "dense"}):
-        dense = times.get((mode, hidden, batch, 0, "dense"))
+    print("\nOne LSTM step, us; in brackets how many times faster than the fastest dense one, cuDNN's included\n")
+    layouts = sorted({key[4] for key in times if key[3] != 0})
+    print("| mode | H | B | zeros, % | dense | dense, a graph | cuDNN | " + " | ".join(layouts) + " |")
+    print("|---" * (7 + len(layouts)) + "|")
+    for mode, hidden, batch, zeros in sorted({key[:4] for key in times if key[3] != 0}):
+        rivals = [times.get((mode, hidden, batch, 0, layout)) for layout in ("dense", "dense_graph")]
+        rivals.append(min(peers.get((mode, hidden, batch), []), default=None))
+        dense = min(filter(None, rivals), default=None)
         cells = []
         for layout in layouts:
             time = times.get((mode, hidden, batch, zeros, layout))
             ratio = f" ({dense / time:.1f})" if time and dense else ""
             cells.append(f"{time:.1f}{ratio}" if time else "")
-        print(f"| {mode} | {hidden} | {batch} | {zeros} | {f'{dense:.1f}' if dense else ''} | "
-              + " | ".join(cells) + " |")
+        cells = [f"{time:.1f}" if time else "" for time in rivals] + cells
+        print(f"| {mode} | {hidden} | {batch} | {zeros} | " + " | ".join(cells) + " |")
 
 
 def print_training(benchmarks):

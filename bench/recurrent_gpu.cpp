@@ -1,6 +1,8 @@
 // Recurrent work on a GPU, through the same interface as everywhere:
 //   step      one step of an LSTM's recurrence, by layout, width, batch and sparsity
-//               hot    a step of a sequence of 64, replayed as a graph: the weight is in the cache if it fits
+//               hot    a step of a sequence of 64: of one kernel that keeps the weight on chip, if there
+//                      is one, else of a graph, whose weight is in the cache if it fits. dense_graph and
+//                      csr_graph: the graphs where there is one; and cuDNN's best algorithm, in turns
 //               cold   a single step after the cache was swept
 //               frame  a single step with its launch and the wait for it: what a user at the other end sees
 //   training  a training step of an LSTM layer; beside cuDNN's in bench_recurrent_gpu_cudnn
@@ -12,6 +14,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -69,13 +72,13 @@ class Memory {
 };
 
 /// Seconds for each of `repeats` calls, the wait for the device included.
-template <class Work>
-double seconds(Backend& backend, int repeats, Work&& work) {
+template <class Queue, class Work>
+double seconds(Queue& queue, int repeats, Work&& work) {
   using Clock = std::chrono::steady_clock;
-  backend.synchronize();
+  queue.synchronize();
   const auto start = Clock::now();
   for (int i = 0; i < repeats; ++i) work();
-  backend.synchronize();
+  queue.synchronize();
   return std::chrono::duration<double>(Clock::now() - start).count() / repeats;
 }
 
@@ -87,7 +90,7 @@ int warm_up(Backend& backend, Work&& work) {
 }
 
 struct StepCase {
-  std::string layout;
+  std::string layout;  // "_graph" behind it: of the backend that has no kernels for whole loops
   int64_t hidden, batch;
   int zeros;  // percent of the weight
 };
@@ -100,7 +103,8 @@ class Weights {
     if (wanted != held_) {
       weight_.reset();
       memory_ = std::make_unique<Memory>(backend);
-      weight_ = backend.make_weight(c.layout, memory_->values(4 * c.hidden, c.hidden, c.zeros));
+      const std::string layout = c.layout.substr(0, c.layout.find('_'));
+      weight_ = backend.make_weight(layout, memory_->values(4 * c.hidden, c.hidden, c.zeros));
       held_ = wanted;
     }
     return *weight_;
@@ -147,6 +151,11 @@ void step(benchmark::State& state, Backend& backend, Weights& weights, const Ste
   if (mode == "cold") repeats = warm_up(backend, sweep_and_run);
 
   std::vector<double> times, sweeps;
+#ifdef COPPICE_CUDNN
+  std::unique_ptr<CudnnLstm> peer;
+  if (mode == "hot") peer = CudnnLstm::fastest_recurrence(steps, c.batch, c.hidden);
+  std::vector<double> peer_times;
+#endif
   for (auto _ : state) {
     double time = 0;
     if (mode == "hot") {
@@ -162,6 +171,11 @@ void step(benchmark::State& state, Backend& backend, Weights& weights, const Ste
     }
     times.push_back(time);
     state.SetIterationTime(time);
+#ifdef COPPICE_CUDNN
+    if (peer != nullptr) {
+      peer_times.push_back(seconds(*peer, repeats, [&] { peer->infer(); }) / static_cast<double>(steps));
+    }
+#endif
   }
   const double time = median(times) - (sweeps.empty() ? 0.0 : median(sweeps));
   const auto bytes = static_cast<double>(weight.bytes());
@@ -169,6 +183,13 @@ void step(benchmark::State& state, Backend& backend, Weights& weights, const Ste
   state.counters["weight_MB"] = bytes * 1e-6;
   state.counters["GB/s"] = bytes / time * 1e-9;
   state.counters["GFLOP/s"] = 2.0 * static_cast<double>(weight.nonzeros() * c.batch) / time * 1e-9;
+#ifdef COPPICE_CUDNN
+  if (peer != nullptr) {
+    state.SetLabel(peer->algorithm());
+    state.counters["cudnn_us"] = median(peer_times) * 1e6;
+    state.counters["speedup"] = median(peer_times) / time;
+  }
+#endif
 }
 
 /// One LSTM layer's training step, as a layer of a network does it: the input's gradient too.
@@ -251,13 +272,7 @@ void training(benchmark::State& state, Backend& backend, Weights& weights, const
     times.push_back(seconds(backend, repeats, work));
     state.SetIterationTime(times.back());
 #ifdef COPPICE_CUDNN
-    peer.synchronize();
-    peer_times.push_back(seconds(backend, 1,
-                                 [&] {
-                                   for (int i = 0; i < repeats; ++i) peer.train();
-                                   peer.synchronize();
-                                 }) /
-                         repeats);
+    peer_times.push_back(seconds(peer, repeats, [&] { peer.train(); }));
 #endif
   }
   const double time = median(times);
@@ -272,7 +287,8 @@ void training(benchmark::State& state, Backend& backend, Weights& weights, const
 #endif
 }
 
-void register_all(Backend& backend, Weights& weights) {
+/// `stepwise`: a backend that runs every recurrence step by step.
+void register_all(Backend& backend, Backend& stepwise, Weights& weights) {
   const auto add = [](const std::string& name, auto body) {
     benchmark::RegisterBenchmark(name.c_str(), body)
         ->UseManualTime()
@@ -283,13 +299,23 @@ void register_all(Backend& backend, Weights& weights) {
     for (const int zeros : {0, 50, 70, 80, 90, 95, 98}) {
       for (const std::string_view layout : backend.layouts()) {
         if ((layout == "dense") != (zeros == 0)) continue;  // dense takes the same time for any values
-        for (const int64_t batch : {1, 4, 16, 64}) {
+        for (const int64_t batch : {1, 4, 16, 32, 64}) {
           for (const std::string mode : {"hot", "cold", "frame"}) {
             const StepCase c{std::string(layout), hidden, batch, zeros};
             add(fmt::format("step/{}/H:{}/B:{}/zeros:{}/{}", layout, hidden, batch, zeros, mode),
                 [&backend, &weights, c, mode](benchmark::State& s) { step(s, backend, weights, c, mode); });
           }
         }
+      }
+    }
+  }
+  for (const int64_t hidden : {1024, 2048, 4096}) {
+    for (const int zeros : {0, 80, 90, 95, 98}) {
+      const std::string layout = zeros == 0 ? "dense_graph" : "csr_graph";
+      for (const int64_t batch : {1, 4, 16, 32}) {
+        const StepCase c{layout, hidden, batch, zeros};
+        add(fmt::format("step/{}/H:{}/B:{}/zeros:{}/hot", layout, hidden, batch, zeros),
+            [&stepwise, &weights, c](benchmark::State& s) { step(s, stepwise, weights, c, "hot"); });
       }
     }
   }
@@ -324,8 +350,10 @@ int main(int argc, char** argv) {
     const DeviceInfo info = backend->info();
     benchmark::AddCustomContext("device", info.name);
     benchmark::AddCustomContext("detail", info.detail);
+    setenv("COPPICE_CUDA_PERSISTENT", "0", 1);
+    const std::unique_ptr<Backend> stepwise = open_backend(device);
     bench::Weights weights;
-    bench::register_all(*backend, weights);
+    bench::register_all(*backend, *stepwise, weights);
     benchmark::RunSpecifiedBenchmarks();
     benchmark::ClearRegisteredBenchmarks();
     weights.clear();
