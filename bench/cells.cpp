@@ -13,7 +13,7 @@
 #include <random>
 #include <vector>
 
-#include "bench/fma_peak.hpp"
+#include "engine/bench/fma_peak.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cpu/dispatch.hpp"
 

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/fma_peak.hpp"
+#include "engine/bench/fma_peak.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cpu/cpu_weight.hpp"
 

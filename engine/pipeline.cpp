@@ -28,6 +28,7 @@
 #include "engine/report/html.hpp"
 #include "engine/report/json.hpp"
 #include "engine/report/metrics.hpp"
+#include "engine/sparse/layout_policy.hpp"
 #include "engine/train/checkpoint.hpp"
 #include "engine/train/schedule.hpp"
 #include "engine/train/trainer.hpp"
@@ -175,6 +176,8 @@ class Run {
   void retrain_round(const std::string& stage, int64_t round);
   void continue_dense(const std::string& stage, int64_t round);
   void run_sparse();
+  LayoutPolicy layout_policy() const;
+  void resolve_layouts(const Network& sparse);
   void export_model();
   void write_report();
 
@@ -279,7 +282,6 @@ void Run::open() {
   BackendOptions backend = backend_options(recipe_);
   backend.threads = static_cast<int>(checkpoint_.threads);
   backend_ = open_backend(recipe_.device, backend, &note);
-  recipe_.layout = backend_->layout_of(recipe_.layout);
   std::optional<Vocabulary> fixed;
   if (!checkpoint_.source.empty()) {
     const ModelDescription source = read_model(checkpoint_.source);
@@ -311,7 +313,7 @@ void Run::open() {
   r.schedule = recipe_.prune.schedule;
   r.sparsity = recipe_.prune.sparsity;
   r.percentile = recipe_.prune.percentile;
-  r.layout = recipe_.layout;
+  r.layout = backend_->layout_of(recipe_.layout);
   r.seed = recipe_.seed;
   const DeviceInfo info = backend_->info();
   r.device = to_string(backend_->device());
@@ -332,8 +334,16 @@ void Run::check() {
                                total_steps(recipe_.retrain, batches));
   }
   const std::vector<std::string_view> layouts = backend_->layouts();
-  if (std::find(layouts.begin(), layouts.end(), recipe_.layout) == layouts.end()) {
-    bad_input("sparse.layout: expected one of {}, found \"{}\"", fmt::join(layouts, ", "), recipe_.layout);
+  const auto check_layout = [&](const std::string& key, std::string_view layout) {
+    if (std::find(layouts.begin(), layouts.end(), backend_->layout_of(layout)) == layouts.end()) {
+      bad_input("{}: expected one of {}, found \"{}\"", key, fmt::join(layouts, ", "), layout);
+    }
+  };
+  check_layout("sparse.layout", recipe_.layout);
+  const std::map<std::string, std::string> matrices = network_->layouts();
+  for (const auto& [tensor, layout] : layout_policy().tensors) {
+    if (!matrices.contains(tensor)) bad_input("sparse.layouts: no matrix \"{}\" in the model", tensor);
+    check_layout("sparse.layouts of " + tensor, layout);
   }
 }
 
@@ -602,6 +612,34 @@ void Run::continue_dense(const std::string& stage, int64_t round) {
   train(stage, config, recipe_.train.epochs + (round - 1) * recipe_.retrain.epochs, nullptr);
 }
 
+LayoutPolicy Run::layout_policy() const {
+  LayoutPolicy policy = recipe_.layout;
+  for (const std::string& text : recipe_.layouts) {
+    const size_t equals = text.rfind('=');
+    if (equals == std::string::npos) bad_input("sparse.layouts: expected tensor=layout, found \"{}\"", text);
+    policy.tensors[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  policy.measured = options_.measured;
+  policy.batch = recipe_.data.batch_size;
+  return policy;
+}
+
+/// What "auto" came to goes into the recipe, so that the run's own recipe names it.
+void Run::resolve_layouts(const Network& sparse) {
+  report().layouts.clear();
+  for (auto& [tensor, layout] : sparse.layouts()) report().layouts.emplace_back(tensor, layout);
+  if (recipe_.layout != "auto") return;
+  recipe_.layout = backend_->layout_of("auto");
+  if (options_.measured != nullptr && !options_.measured->entries().empty()) {
+    for (const auto& [tensor, layout] : report().layouts) {
+      const auto is_named = [&](const std::string& text) { return text.starts_with(tensor + "="); };
+      const bool named = std::any_of(recipe_.layouts.begin(), recipe_.layouts.end(), is_named);
+      if (layout != recipe_.layout && !named) recipe_.layouts.push_back(tensor + "=" + layout);
+    }
+  }
+  write_file(path("recipe.toml"), write_recipe(recipe_), Existing::replace);
+}
+
 // From the disk into a network of its own, as a user of the model would.
 void Run::run_sparse() {
   save_model_folder("sparse", WeightEncoding::sparse);
@@ -609,7 +647,8 @@ void Run::run_sparse() {
   Network sparse(*backend_, recipe_.model, data_.shape);
   load_weights(sparse, path("sparse"));
   report().execution_bytes.dense = static_cast<uint64_t>(network_->weight_bytes());
-  sparse.use_layout(recipe_.layout);
+  sparse.use_layout(layout_policy());
+  resolve_layouts(sparse);
   report().execution_bytes.sparse = static_cast<uint64_t>(sparse.weight_bytes());
 
   Batch probe;

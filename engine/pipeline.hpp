@@ -6,6 +6,7 @@
 
 #include "engine/config/recipe.hpp"
 #include "engine/report/run_report.hpp"
+#include "engine/sparse/layout_cache.hpp"
 #include "engine/train/progress.hpp"
 #include "kernels/backend.hpp"
 
@@ -22,7 +23,8 @@ namespace coppice {
 struct RunOptions {
   bool force = false;  // replace an existing output
   ProgressListener* listener = nullptr;
-  const StopToken* stop = nullptr;  // set: save a checkpoint, then throw Error(interrupted)
+  const StopToken* stop = nullptr;        // set: save a checkpoint, then throw Error(interrupted)
+  const LayoutCache* measured = nullptr;  // what the sparse layout "auto" goes by; null: nothing is known
 };
 
 /// How the recipe's device is to be opened.

@@ -9,6 +9,7 @@
 #include "engine/model/model_folder.hpp"
 #include "engine/prune/gradients.hpp"
 #include "engine/report/metrics.hpp"
+#include "engine/sparse/layout_policy.hpp"
 #include "engine/train/trainer.hpp"
 #include "kernels/error.hpp"
 
@@ -67,7 +68,12 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   if (evaluate_options.batch_size > 0) data.batch_size = evaluate_options.batch_size;
   if (evaluate_options.steps > 0) data.steps = evaluate_options.steps;
   const std::unique_ptr<Network> network = load_model(*backend, model);
-  if (evaluate_options.sparse) network->use_layout(backend->layout_of(evaluate_options.layout));
+  if (evaluate_options.sparse) {
+    LayoutPolicy policy = evaluate_options.layout;
+    policy.measured = options.measured;
+    policy.batch = data.batch_size;
+    network->use_layout(policy);
+  }
   const std::unique_ptr<BatchSource> source =
       open_split(data, evaluate_options.data.string(), description.shape,
                  description.vocabulary ? &*description.vocabulary : nullptr);
@@ -77,6 +83,7 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
   report.metric = metric_of(description.shape);
   report.unit = unit_of(description.shape);
   report.weight_bytes = static_cast<uint64_t>(network->weight_bytes());
+  report.layouts = network->layouts();
   return report;
 }
 

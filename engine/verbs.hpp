@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 
 #include "engine/config/recipe.hpp"
@@ -53,7 +54,8 @@ struct EvaluateReport {
   ModelMetrics metrics;
   std::string metric;
   std::string unit;
-  uint64_t weight_bytes = 0;  // recurrent and dense matrices as they execute
+  uint64_t weight_bytes = 0;                   // recurrent and dense matrices as they execute
+  std::map<std::string, std::string> layouts;  // of each of them
 };
 EvaluateReport evaluate_model(const std::filesystem::path& model, const EvaluateOptions& evaluate,
                               const RunOptions& options = {});

@@ -70,6 +70,8 @@ class Backend {
   virtual std::vector<std::string_view> layouts() const = 0;
   /// The one that serves unstructured sparsity best here.
   virtual std::string_view sparse_layout() const = 0;
+  /// Its products give, for finite inputs, the bits of the dense product of the same matrix.
+  virtual bool gives_dense_bits(std::string_view layout) const { return layout == "dense"; }
   /// A layout's name, or what "auto" stands for on this device.
   std::string_view layout_of(std::string_view name) const { return name == "auto" ? sparse_layout() : name; }
 
@@ -122,7 +124,7 @@ std::vector<DeviceListing> list_devices();
 
 /// The symbol that a loadable backend (libcoppice_cuda.so) exports. Returns a backend, or nullptr with the
 /// reason in `reason` (capacity `size`). `abi` must equal `kBackendAbi`, or it refuses.
-inline constexpr uint32_t kBackendAbi = 2;
+inline constexpr uint32_t kBackendAbi = 3;
 using OpenLoadableBackend = Backend* (*)(uint32_t abi, int index, const BackendOptions& options, char* reason,
                                          size_t size);
 

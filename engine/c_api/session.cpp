@@ -37,6 +37,9 @@ coppice_status coppice_session_open(const char* model, int64_t streams, const ch
     coppice::SessionOptions session_options;
     session_options.streams = streams;
     session_options.layout = given.take_or("layout", "auto");
+    coppice::LayoutCache measured;
+    if (given.take_flag("measured")) measured = coppice::LayoutCache::read(coppice::layout_cache_file());
+    session_options.measured = &measured;
     const coppice::Recipe recipe = given.recipe("");
     std::unique_ptr<coppice::Backend> backend =
         coppice::open_backend(recipe.device, coppice::backend_options(recipe));

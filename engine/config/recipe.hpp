@@ -107,6 +107,7 @@ struct Recipe {
   bool dense_continued = false;  // [retrain] dense_continued: train the dense model on for as many steps
   std::string layout =
       "auto";  // [sparse] layout: how the pruned matrices execute; auto: as serves the device best
+  std::vector<std::string> layouts;  // [sparse] layouts: "tensor=layout" of single matrices
   std::vector<std::string>
       said;  // full names of the keys that the file or an override named, not their defaults
 };

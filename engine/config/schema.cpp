@@ -224,6 +224,10 @@ std::vector<RecipeKey> make_keys() {
                   "how the pruned matrices execute: auto, or a layout of the device (sell, bsr, balanced, "
                   "csr; on a GPU csr, cusparse)",
                   any()});
+  keys.push_back({"sparse", "layouts", COPPICE_AT(layouts),
+                  "matrices with a layout of their own, as in rnn.weight_hh_l0=bsr; where layout is auto, a run "
+                  "adds those that `coppice bench` found to be faster",
+                  any()});
   return keys;
 }
 #undef COPPICE_AT

@@ -81,7 +81,7 @@ fs::path foreign_file(const fs::path& folder) {
     if (entry.is_directory() && !entry.is_symlink()) continue;
     const std::string extension = entry.path().extension().string();
     const bool ours = extension == ".safetensors" || extension == ".json" || extension == ".jsonl" ||
-                      extension == ".toml" || extension == ".html" ||
+                      extension == ".toml" || extension == ".html" || extension == ".svg" ||
                       extension.compare(0, 9, ".partial-") == 0;
     if (!ours || !entry.is_regular_file()) return entry.path();
   }

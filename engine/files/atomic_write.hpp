@@ -53,7 +53,7 @@ void write_file(const std::string& path, std::string_view text, Existing existin
 /// A folder (a model, a checkpoint) that appears whole or not at all: write files into `building()` through
 /// AtomicFile (which forces each to the disk), then commit.
 /// Replacing swaps the two folders in one step and then removes the old one; a folder that holds anything but
-/// .safetensors, .json, .jsonl, .toml and .html files is not one of ours and is never removed.
+/// .safetensors, .json, .jsonl, .toml, .html and .svg files is not one of ours and is never removed.
 class AtomicFolder {
  public:
   explicit AtomicFolder(const std::string& path, Existing existing = Existing::refuse);

@@ -49,10 +49,13 @@ class Dense final : public Layer {
     store_->backend().sequence().add_column_sums(dy, store_->gradient_vector(*bias_));
   }
 
-  void use_layout(std::string_view layout) override { weight_.use_layout(layout); }
+  void use_layout(const LayoutPolicy& policy) override { weight_.use_layout(policy); }
   void use_masks(std::string_view layout, double from, MatrixCount& count) override {
     ++count.all;
     if (weight_.use_mask(layout, from)) ++count.sparse;
+  }
+  void add_layouts(std::map<std::string, std::string>& layouts) const override {
+    weight_.add_layout(layouts);
   }
   int64_t weight_bytes() const override {
     return weight_.bytes() + outputs_ * static_cast<int64_t>(sizeof(float));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -8,6 +9,8 @@
 #include "kernels/backend.hpp"
 
 namespace coppice {
+
+struct LayoutPolicy;
 
 /// The shape of one batch on the device, and the two integer inputs of a sequence, which layers share.
 struct SequenceShape {
@@ -96,11 +99,13 @@ class Layer {
   /// is truncated at the batch.
   virtual void attach_state(MatrixView<float> /*state*/) {}
 
-  /// Inference: the layer's large matrices in a named layout instead of dense ("csr"), made from the store.
-  virtual void use_layout(std::string_view /*layout*/) {}
+  /// Inference: the layer's large matrices as the policy has them instead of dense, made from the store.
+  virtual void use_layout(const LayoutPolicy& /*policy*/) {}
   /// Training while masks hold: the matrices of which at least a share `from`, and something, is cut execute
   /// in `layout` by their masks, the others dense. Adds to the counts of large matrices, all and sparse ones.
   virtual void use_masks(std::string_view /*layout*/, double /*from*/, MatrixCount& /*count*/) {}
+  /// Adds the layouts in which they execute now, by tensor name.
+  virtual void add_layouts(std::map<std::string, std::string>& /*layouts*/) const {}
   /// Bytes of the weights as they execute now.
   virtual int64_t weight_bytes() const { return 0; }
 };

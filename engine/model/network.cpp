@@ -5,6 +5,7 @@
 
 #include "engine/builtins.hpp"
 #include "engine/model/loss.hpp"
+#include "engine/sparse/layout_policy.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -272,8 +273,18 @@ void Network::upload_state(std::span<const float> state, int64_t batch) {
   a.state_batch = batch;
 }
 
-void Network::use_layout(std::string_view layout) {
-  for (const auto& layer : layers_) layer->use_layout(layout);
+void Network::use_layout(const LayoutPolicy& policy) {
+  const std::map<std::string, std::string> known = layouts();
+  for (const auto& [tensor, layout] : policy.tensors) {
+    if (!known.contains(tensor)) bad_input("no matrix \"{}\" in the model", tensor);
+  }
+  for (const auto& layer : layers_) layer->use_layout(policy);
+}
+
+std::map<std::string, std::string> Network::layouts() const {
+  std::map<std::string, std::string> layouts;
+  for (const auto& layer : layers_) layer->add_layouts(layouts);
+  return layouts;
 }
 
 MatrixCount Network::use_masks(std::string_view layout, double from) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -8,6 +9,7 @@
 #include "engine/config/recipe.hpp"
 #include "engine/data/batch.hpp"
 #include "engine/model/layer.hpp"
+#include "engine/sparse/layout_policy.hpp"
 
 namespace coppice {
 
@@ -69,13 +71,15 @@ class Network {
   void upload_state(std::span<const float> state, int64_t batch);
   int64_t state_batch() const;
 
-  /// Executes the recurrent and dense matrices in `layout` from now on (inference only), each of them only
-  /// where that takes less memory than the dense matrix.
-  void use_layout(std::string_view layout);
+  /// Executes the recurrent and dense matrices as `policy` has them from now on (inference only). Throws
+  /// Error(bad_input) where it names a matrix that the model has not.
+  void use_layout(const LayoutPolicy& policy);
   /// Trains the kept weights alone from now on, while the store's masks stay as they are: matrices of which
   /// at least a share `from`, and something, is cut execute in `layout`, and the gradients of what is cut are
   /// not computed. To be called again when masks change; `use_layout("dense")` ends it.
   MatrixCount use_masks(std::string_view layout, double from);
+  /// The layouts in which they execute, by tensor name.
+  std::map<std::string, std::string> layouts() const;
   int64_t weight_bytes() const;
 
  private:

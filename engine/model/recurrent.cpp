@@ -191,10 +191,16 @@ class Recurrent final : public Layer {
   int64_t state_floats() const override { return outputs() * (config_.cell == Cell::lstm ? 2 : 1); }
   void attach_state(MatrixView<float> state) override { state_ = state; }
 
-  void use_layout(std::string_view layout) override {
+  void use_layout(const LayoutPolicy& policy) override {
     for (Direction& direction : directions_) {
-      direction.input.use_layout(layout);
-      direction.recurrent.use_layout(layout);
+      direction.input.use_layout(policy);
+      direction.recurrent.use_layout(policy);
+    }
+  }
+  void add_layouts(std::map<std::string, std::string>& layouts) const override {
+    for (const Direction& direction : directions_) {
+      direction.input.add_layout(layouts);
+      direction.recurrent.add_layout(layouts);
     }
   }
   void use_masks(std::string_view layout, double from, MatrixCount& count) override {

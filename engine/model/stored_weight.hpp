@@ -1,18 +1,20 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "engine/model/parameter_store.hpp"
+#include "engine/sparse/layout_policy.hpp"
 
 namespace coppice {
 
-/// A matrix of the store in the form in which it executes: dense, or a sparse layout. For inference that is
-/// one where it takes less memory: a matrix that nothing was cut from, or too little for the indices to pay,
-/// is read faster as it is. Renewed before use when the store's values have changed since.
+/// A matrix of the store in the form in which it executes: dense, for inference as a policy has it, or in a
+/// sparse layout by its mask while that holds. Renewed before use when the store's values have changed since.
 class StoredWeight {
  public:
   void bind(ParameterStore& store, std::string_view name) {
@@ -21,13 +23,10 @@ class StoredWeight {
     use_layout("dense");
   }
 
-  void use_layout(std::string_view layout) {
-    layout_ = layout;
-    fixed_ = layout == "dense";
-    const MatrixView<float> values = store_->matrix(*segment_);
-    weight_ = store_->backend().make_weight(layout, values);
-    const int64_t dense_bytes = values.rows * values.cols * static_cast<int64_t>(sizeof(float));
-    if (weight_->bytes() > dense_bytes) weight_ = store_->backend().dense_weight(values);
+  void use_layout(LayoutPolicy policy) {
+    policy_ = std::move(policy);
+    fixed_ = policy_.layout == "dense" && policy_.tensors.empty();
+    weight_ = make_weight(store_->backend(), policy_, segment_->name, store_->matrix(*segment_));
     version_ = store_->version();
   }
 
@@ -52,7 +51,6 @@ class StoredWeight {
     backend.upload(pattern, places.vector<float>(size));
     weight_ = backend.make_weight(layout, places.matrix<float>(values.rows, values.cols));
     weight_->refresh(values);
-    layout_ = layout;
     fixed_ = true;
     version_ = store_->version();
     return true;
@@ -65,7 +63,7 @@ class StoredWeight {
         weight_->refresh(store_->matrix(*segment_));
         version_ = store_->version();
       } else {
-        use_layout(std::string(layout_));
+        use_layout(policy_);
       }
     }
     return *weight_;
@@ -74,12 +72,16 @@ class StoredWeight {
   const Segment& segment() const { return *segment_; }
   MatrixView<float> gradient() const { return store_->gradient_matrix(*segment_); }
   int64_t bytes() const { return weight_->bytes(); }
+  /// Adds the layout in which it executes, by its name.
+  void add_layout(std::map<std::string, std::string>& layouts) const {
+    layouts[segment_->name] = weight_->layout();
+  }
 
  private:
   ParameterStore* store_ = nullptr;
   const Segment* segment_ = nullptr;
-  std::string layout_;  // as asked for
-  bool fixed_ = true;   // where its values lie does not depend on them
+  LayoutPolicy policy_;
+  bool fixed_ = true;  // where its values lie does not depend on them
   std::unique_ptr<Weight> weight_;
   uint64_t version_ = 0;
 };

@@ -203,6 +203,7 @@ std::string report_json(const RunReport& report) {
                        {"dense_bytes", bytes_or_null(report.execution_bytes.dense)},
                        {"sparse_bytes", bytes_or_null(report.execution_bytes.sparse)},
                        {"probe_difference", number(report.probe_difference)}};
+  for (const auto& [tensor, layout] : report.layouts) json["execution"]["layouts"][tensor] = layout;
   json["seconds"] = Json::object();
   for (const auto& [stage, seconds] : report.seconds) json["seconds"][stage] = number(seconds);
   json["epochs"] = Json::array();
@@ -296,6 +297,11 @@ RunReport parse_report(std::string_view text, std::string_view name) {
     const Json& execution = json.at("execution");
     report.layout = execution.at("layout");
     report.retraining = execution.value("retraining", "");
+    if (execution.contains("layouts")) {
+      for (const auto& [tensor, layout] : execution.at("layouts").items()) {
+        report.layouts.emplace_back(tensor, layout);
+      }
+    }
     report.execution_bytes = {read_bytes(execution, "dense_bytes"), read_bytes(execution, "sparse_bytes")};
     report.probe_difference = read_number(execution, "probe_difference");
     for (const auto& [stage, seconds] : json.at("seconds").items()) {

@@ -82,8 +82,9 @@ struct RunReport {
     uint64_t dense = 0;
     uint64_t sparse = 0;
   } execution_bytes;
-  std::string layout;             // how the sparse model executes
-  std::string retraining;         // how retraining executed: "dense", or "2 of 3 matrices in sell"
+  std::string layout;      // how the sparse model executes
+  std::string retraining;  // how retraining executed: "dense", or "2 of 3 matrices in sell"
+  std::vector<std::pair<std::string, std::string>> layouts;  // tensor → layout, matrix by matrix
   double probe_difference = 0.0;  // largest |logit(sparse) − logit(masked)| of the probe batch
 
   std::vector<std::pair<std::string, double>>

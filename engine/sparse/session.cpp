@@ -67,17 +67,15 @@ Session::Session(const Network& network, const SessionOptions& options)
 }
 
 Session::Matrix Session::make_matrix(const Segment& segment, std::span<const float> values) {
-  const auto own = options_.layouts.find(segment.name);
-  const bool chosen = own != options_.layouts.end();
-  const std::string_view layout = backend_->layout_of(chosen ? own->second : options_.layout);
+  LayoutPolicy policy = options_.layout;
+  policy.tensors = options_.layouts;
+  policy.measured = options_.measured;
+  policy.batch = options_.streams;
   Matrix matrix;
   matrix.name = segment.name;
   matrix.values = upload(*backend_, values, segment.name);
-  const auto dense = matrix.values.matrix<const float>(segment.rows(), segment.cols());
-  matrix.weight = backend_->make_weight(layout, dense);
-  // Nothing was cut from it, or too little for the indices to pay: it is read faster as it is.
-  if (!chosen && matrix.weight->bytes() > matrix.values.bytes())
-    matrix.weight = backend_->dense_weight(dense);
+  matrix.weight = make_weight(*backend_, policy, segment.name,
+                              matrix.values.matrix<const float>(segment.rows(), segment.cols()));
   if (matrix.weight->layout() != "dense") matrix.values = Buffer();
   return matrix;
 }

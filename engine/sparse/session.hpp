@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/model/model_folder.hpp"
+#include "engine/sparse/layout_policy.hpp"
 #include "kernels/random.hpp"
 
 namespace coppice {
@@ -18,7 +19,9 @@ struct SessionOptions {
   /// Of the recurrent and decoder matrices, each of them only where that takes less memory than dense.
   std::string layout = "dense";
   /// By tensor name: a matrix's own layout, whatever it takes.
-  std::map<std::string, std::string> layouts{};
+  std::map<std::string, std::string, std::less<>> layouts{};
+  /// What the layout "auto" goes by (engine/sparse/layout_policy.hpp); read while the session is opened.
+  const LayoutCache* measured = nullptr;
 };
 
 /// A model that runs, without a store: no gradients, no masks, and of a matrix in a sparse layout no dense

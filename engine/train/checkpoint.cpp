@@ -147,8 +147,8 @@ void visit(A& a, RunReport& x) {
   a("tensors", x.tensors), a("groups", x.groups), a("cuts", x.cuts), a("bytes.dense", x.bytes.dense);
   a("bytes.pruned", x.bytes.pruned), a("bytes.sparse", x.bytes.sparse);
   a("execution_bytes.dense", x.execution_bytes.dense), a("execution_bytes.sparse", x.execution_bytes.sparse);
-  a("layout", x.layout), a("retraining", x.retraining), a("probe_difference", x.probe_difference),
-      a("seconds", x.seconds);
+  a("layout", x.layout), a("layouts", x.layouts), a("retraining", x.retraining);
+  a("probe_difference", x.probe_difference), a("seconds", x.seconds);
   a("epochs", x.epochs), a("machine.name", x.machine.name), a("machine.detail", x.machine.detail);
   a("machine.system", x.machine.system), a("machine.cores", x.machine.cores);
   a("machine.memory_bytes", x.machine.memory_bytes), a("device", x.device), a("device_note", x.device_note);

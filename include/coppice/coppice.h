@@ -371,8 +371,9 @@ COPPICE_API void coppice_matrix_free(coppice_matrix* matrix);
 typedef struct coppice_session coppice_session;
 
 /* Opens a model's folder, dense or sparse. Options: "layout=csr" (any of coppice_matrix_layouts; default
- * auto: what serves the device best, of each matrix where that takes less memory than dense). Free with
- * coppice_session_close. */
+ * auto: what serves the device best, of each matrix where that takes less memory than dense); "measured=true"
+ * (auto goes by what `coppice bench` measured on this machine; the bits stay the same; default false: no file
+ * but the model's is read). Free with coppice_session_close. */
 COPPICE_API coppice_status coppice_session_open(const char* model, int64_t streams,
                                                 const char* const* options, size_t option_count,
                                                 coppice_session** session);

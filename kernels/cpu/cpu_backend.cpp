@@ -33,15 +33,20 @@ int processors_of_affinity_mask() {
   return 1;
 }
 
+/// "AMD EPYC (family 25, model 17)": a virtual machine may leave out of the name which of them it is.
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) {
-      const size_t colon = line.find(": ");
-      if (colon != std::string::npos) return line.substr(colon + 2);
-    }
+  std::string name, family, model;
+  for (std::string line; std::getline(file, line) && !(line.empty() && !name.empty());) {
+    const size_t colon = line.find(": "), end = line.find_first_of("\t:");
+    if (colon == std::string::npos) continue;
+    const std::string key = line.substr(0, end), value = line.substr(colon + 2);
+    if (key == "model name") name = value;
+    if (key == "cpu family") family = value;
+    if (key == "model") model = value;
   }
-  return "CPU";
+  if (name.empty()) return "CPU";
+  return family.empty() ? name : fmt::format("{} (family {}, model {})", name, family, model);
 }
 
 CpuContext make_context(const BackendOptions& options) {
@@ -64,10 +69,12 @@ std::unique_ptr<Weight> make(const CpuContext& context, MatrixView<const float> 
 struct LayoutEntry {
   std::string_view name;
   MakeWeight make;
+  bool dense_bits;
 };
 constexpr LayoutEntry kLayouts[] = {
-    {"dense", make<DenseWeight>}, {"csr", make<CsrWeight>},           {"sell", make<SellWeight>},
-    {"bsr", make<BsrWeight>},     {"balanced", make<BalancedWeight>},
+    {"dense", make<DenseWeight>, true},       {"csr", make<CsrWeight>, false},
+    {"sell", make<SellWeight>, true},         {"bsr", make<BsrWeight>, true},
+    {"balanced", make<BalancedWeight>, true},
 };
 
 }  // namespace
@@ -143,6 +150,11 @@ std::vector<std::string_view> CpuBackend::layouts() const {
   std::vector<std::string_view> names;
   for (const LayoutEntry& entry : kLayouts) names.push_back(entry.name);
   return names;
+}
+
+bool CpuBackend::gives_dense_bits(std::string_view layout) const {
+  return std::any_of(std::begin(kLayouts), std::end(kLayouts),
+                     [&](const LayoutEntry& entry) { return entry.name == layout && entry.dense_bits; });
 }
 
 }  // namespace coppice::cpu

@@ -31,6 +31,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) override;
   std::vector<std::string_view> layouts() const override;
   std::string_view sparse_layout() const override { return "sell"; }
+  bool gives_dense_bits(std::string_view layout) const override;
 
   const CpuContext& context() const { return context_; }
 

@@ -100,6 +100,16 @@ RunOptions Command::work() const {
   return {force, told.get(), &stop};
 }
 
+RunOptions Command::sparse_work() const {
+  static LayoutCache measured;
+  std::string warning;
+  measured = LayoutCache::read(layout_cache_file(), &warning);
+  if (!warning.empty() && !quiet) fmt::print(stderr, "coppice: warning: {}\n", warning);
+  RunOptions options = work();
+  options.measured = &measured;
+  return options;
+}
+
 void end_progress() {
   told.reset();
 }

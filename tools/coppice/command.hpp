@@ -37,6 +37,9 @@ struct Command {
 
   /// How long work is told and stopped; called once, when a verb starts its work.
   RunOptions work() const;
+  /// The same for work that runs sparse: with what `coppice bench` measured. A cache that can't be read is
+  /// told on standard error.
+  RunOptions sparse_work() const;
 };
 
 /// Results: standard output, whole, or Error(failure) when it can't take them.
@@ -59,6 +62,8 @@ void add_gradients(CLI::App& program);
 void add_prune(CLI::App& program);
 void add_convert(CLI::App& program);
 void add_sensitivity(CLI::App& program);
+void add_bench_program(CLI::App& program);  // becomes coppice-bench, whose one verb is add_bench
+void add_bench(CLI::App& program);
 void add_inspect(CLI::App& program);
 void add_devices(CLI::App& program);
 

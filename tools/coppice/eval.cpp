@@ -37,7 +37,7 @@ void add_eval(CLI::App& program) {
   verb.callback([options] {
     options->evaluate.device = options->device_or_auto();
     options->evaluate.threads = options->threads_or_all();
-    const EvaluateReport result = evaluate_model(options->model, options->evaluate, options->work());
+    const EvaluateReport result = evaluate_model(options->model, options->evaluate, options->sparse_work());
     RunReport report;  // for its words
     report.metric = result.metric;
     report.unit = result.unit;
@@ -47,6 +47,7 @@ void add_eval(CLI::App& program) {
       json["metric"] = result.metric;
       json["unit"] = result.unit;
       json["weight_bytes"] = result.weight_bytes;
+      json["layouts"] = result.layouts;
       print_result(json.dump(2) + "\n");
       return;
     }

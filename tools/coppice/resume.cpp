@@ -16,7 +16,7 @@ void add_resume(CLI::App& program) {
   verb.add_option("RUN", options->run, "The folder of the run")->required();
   options->add_manners(verb);
   verb.callback([options] {
-    const RunReport report = resume_run(options->run, options->work());
+    const RunReport report = resume_run(options->run, options->sparse_work());
     print_result(options->json ? report_json(report) : closing_table(report));
   });
 }

@@ -38,7 +38,7 @@ void add_run(CLI::App& program) {
     if (recipe->empty()) throw CLI::RequiredError("RECIPE");
     if (options->output.empty()) throw CLI::RequiredError("--output");
     const Recipe resolved = options->recipe(options->recipe_file);
-    const RunReport report = run_recipe(resolved, options->output, options->work());
+    const RunReport report = run_recipe(resolved, options->output, options->sparse_work());
     print_result(options->json ? report_json(report) : closing_table(report));
   });
 }

@@ -68,9 +68,10 @@ void add_sample(CLI::App& program) {
     const std::unique_ptr<Backend> backend =
         open_backend(options->device_or_auto(), {static_cast<int>(options->threads_or_all())});
     SessionOptions session_options;
+    const RunOptions work = options->sparse_work();
     if (options->sparse) session_options.layout = options->layout;
+    session_options.measured = work.measured;
     Session session(*backend, options->model, session_options);
-    const RunOptions work = options->work();
 
     std::string text;
     const bool join_punctuation = description.data.split_punctuation;
