@@ -2,7 +2,7 @@
 # Installs, through apt, what building Coppice needs and this Debian (or Ubuntu) machine lacks.
 #   tools/dependencies.sh            the program, and the text of the quick start
 #   tools/dependencies.sh --tests    the tests too
-#   tools/dependencies.sh --coverage, --bench    gcovr; Google Benchmark
+#   tools/dependencies.sh --coverage, --bench    gcovr; Google Benchmark, and libraries that `coppice bench` measures beside ours
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev nlohmann-json3-dev libtomlplusplus-dev libre2-dev
@@ -11,7 +11,7 @@ for option in "$@"; do
   case "$option" in
     --tests) packages+=(libgtest-dev libgmock-dev libonnx-testdata python3-dev python3-venv) ;;
     --coverage) packages+=(gcovr) ;;
-    --bench) packages+=(libbenchmark-dev) ;;
+    --bench) packages+=(libbenchmark-dev libdnnl-dev libopenblas-dev libeigen3-dev libgraphblas-dev) ;;
     *) echo "usage: tools/dependencies.sh [--tests] [--coverage] [--bench]" >&2; exit 2 ;;
   esac
 done
