@@ -154,6 +154,22 @@ def frames(bench, table):
                               f"{dense['version'] if name != 'dense' else 'our dense'} {dense['seconds'] * 1e6:.0f} us")
 
 
+def retraining(options, table):
+    program = pathlib.Path(options.program).parent / "bench" / "bench_sparse_training"
+    command = [str(program), "--hidden", "1024", "--batch", "32", "--steps", "64", "--sparsity", "0.8,0.9,0.95", "--turns",
+               str(min(options.turns, 7)), "--json"]
+    print("$ " + " ".join(command), file=sys.stderr)
+    for line, goal in zip(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines(),
+                          RETRAINING):
+        step = json.loads(line)
+        # Forward and dW of both matrices, backward through time of one, dX of the other: three times both.
+        nonzeros = (1 - step["sparsity"]) * 2 * 4 * step["hidden"] ** 2
+        operations = 2 * 3 * nonzeros * step["steps"] * step["batch"]
+        table.add(f"retraining step, T 64, B 32, H 1024 ({step['layout']})", percent(step["sparsity"]), goal, step["ratio"],
+                  f"{operations / step['sparse_s'] / step['peak_gflops'] * 1e-9:.2f}",
+                  f"our dense step and mask {step['dense_s'] * 1e3:.0f} ms")
+
+
 def files(options, table):
     """The share of a dense file's bytes that the sparse encoding takes, for one matrix [4096, 1024] cut at random."""
     with tempfile.TemporaryDirectory() as name:
@@ -192,6 +208,8 @@ def main():
         sequences(bench, goals, table)
     if "frame" in rows:
         frames(bench, table)
+    if "train" in rows:
+        retraining(options, table)
     if "file" in rows:
         files(options, table)
     print(table.markdown())
