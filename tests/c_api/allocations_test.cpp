@@ -70,11 +70,12 @@ TEST(Allocations, AStepHasNone) {
   write_text(folder / "text.txt", small_text(300));
   write_text(folder / "r.toml", kSmallRecipe);
   coppice_api::run_recipe((folder / "r.toml").string(), (folder / "run").string(),
-                          {"data.train=" + (folder / "text.txt").string(), "sparse.layout=csr"});
-  for (const char* model : {"dense", "sparse"}) {
+                          {"data.train=" + (folder / "text.txt").string()});
+  for (const auto& [model, layout] : {std::pair{"dense", "dense"}, {"sparse", "csr"}, {"sparse", "sell"}}) {
     for (const int64_t streams : {1, 5}) {
       for (const char* threads : {"threads=1", "threads=2"}) {
-        coppice_api::Session session((folder / "run" / model).string(), streams, {threads});
+        coppice_api::Session session((folder / "run" / model).string(), streams,
+                                     {threads, std::string("layout=") + layout});
         std::vector<int32_t> ids(static_cast<size_t>(streams), 1);
         std::vector<float> logits(static_cast<size_t>(streams * session.outputs()));
         // By then buffers have grown to the shapes, and OpenMP has made its team.
@@ -85,7 +86,7 @@ TEST(Allocations, AStepHasNone) {
           session.step(coppice_api::Span<const int32_t>(ids), logits);
         }
         session.reset();
-        EXPECT_EQ(allocations - warm, 0u) << model << ", " << streams << " streams, " << threads;
+        EXPECT_EQ(allocations - warm, 0u) << layout << ", " << streams << " streams, " << threads;
       }
     }
   }

@@ -101,6 +101,19 @@ TEST(Registry, RefusesUnknownInstructionSets) {
       << reason;
 }
 
+TEST(Registry, TheInstructionSetCanBeForced) {
+  for (const std::string isa : {"baseline", "avx2", "avx512"}) {
+    std::string reason;
+    const std::unique_ptr<Backend> backend = open_case({"cpu", isa}, 1, reason);
+    if (backend != nullptr) {
+      EXPECT_EQ(backend->info().detail, isa);
+    } else {
+      EXPECT_NE(isa, "baseline") << reason;
+      EXPECT_EQ(reason, "COPPICE_ISA is " + isa + ", which this processor does not have");
+    }
+  }
+}
+
 TEST(RequiredBackends, AreThoseTheListNames) {
   const char* before = std::getenv("COPPICE_REQUIRE_BACKENDS");
   const std::string saved = before != nullptr ? before : "";
