@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "engine/bench/fma_peak.hpp"
+#include "engine/model/row_stride.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cpu/cpu_weight.hpp"
 
@@ -102,7 +103,8 @@ Contestant product(Memory& memory, const Case& c, const std::string& name, int t
   const int64_t in = c.hidden, out = 4 * c.hidden;
   const MatrixView<float> w = memory.weight(name, out, in, c.sparsity);
   std::shared_ptr<Weight> weight = memory.backend->make_weight(layout_name(name), w);
-  const MatrixView<float> x = memory.matrix(c.batch, in), y = memory.matrix(c.batch, out);
+  const MatrixView<float> x = memory.matrix(c.batch, in);
+  const MatrixView<float> y = memory.matrix(c.batch, row_stride(out)).col_slice(0, out);
   const double operations = 2.0 * static_cast<double>(weight->nonzeros() * c.batch);
   if (c.batch == 1 || threads > 1) {
     return {name, operations, [=] { weight->multiply(x, {}, y, true); }};
@@ -128,7 +130,7 @@ Contestant lstm(Memory& memory, const Case& c, const std::string& name, int64_t 
   s.batch = B;
   s.hidden = H;
   s.recurrent = recurrent.get();
-  s.gates = memory.matrix(steps * B, G);
+  s.gates = memory.matrix(steps * B, row_stride(G)).col_slice(0, G);
   s.hidden_states = memory.matrix((steps + 1) * B, H);
   s.cell_states = memory.matrix((steps + 1) * B, H);
   s.output = memory.matrix(steps * B, H);

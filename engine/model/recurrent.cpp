@@ -5,6 +5,7 @@
 
 #include "engine/model/initialise.hpp"
 #include "engine/model/layers.hpp"
+#include "engine/model/row_stride.hpp"
 #include "engine/model/stored_weight.hpp"
 
 namespace coppice {
@@ -94,7 +95,7 @@ class Recurrent final : public Layer {
 
   int64_t saved_bytes(const SequenceShape& shape, bool training) const override {
     const int64_t h = config_.hidden, rows = shape.rows(), slots = rows + shape.batch;
-    int64_t bytes = Arena::bytes(rows, width_) + Arena::bytes(slots, h);
+    int64_t bytes = Arena::bytes(rows, row_stride(width_)) + Arena::bytes(slots, h);
     if (config_.cell == Cell::lstm) bytes += Arena::bytes(slots, h);
     if (config_.cell == Cell::gru) bytes += Arena::bytes(rows, h);
     if (training) {
@@ -234,7 +235,7 @@ class Recurrent final : public Layer {
 
   void take(Direction& direction, int64_t rows, int64_t slots, int64_t batch, Arena& saved, bool training) {
     const int64_t h = config_.hidden;
-    direction.gates = saved.matrix(rows, width_);
+    direction.gates = saved.matrix(rows, row_stride(width_)).col_slice(0, width_);
     direction.hidden_states = saved.matrix(slots, h);
     if (config_.cell == Cell::lstm) direction.cell_states = saved.matrix(slots, h);
     if (config_.cell == Cell::gru) direction.candidate_hidden = saved.matrix(rows, h);

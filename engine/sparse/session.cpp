@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/builtins.hpp"
+#include "engine/model/row_stride.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -119,7 +120,7 @@ void Session::load(std::span<const Segment> segments, const Read& read) {
       layer.candidate_bias = upload(*backend_, std::span(second).subspan(static_cast<size_t>(2 * h)), "bias");
       layer.candidate_hidden = Buffer(*backend_, bytes_of(batch * h), "candidate");
     }
-    layer.gates = Buffer(*backend_, bytes_of(batch * width), "gates");
+    layer.gates = Buffer(*backend_, bytes_of(batch * row_stride(width)), "gates");
     layer.hidden_states = Buffer(*backend_, bytes_of(2 * batch * h), "state");
     if (cell == Cell::lstm) layer.cell_states = Buffer(*backend_, bytes_of(2 * batch * h), "state");
     layer.output = Buffer(*backend_, bytes_of(batch * h), "output");
@@ -161,7 +162,7 @@ std::span<const float> Session::run(MatrixView<const float> x) {
   const int64_t batch = options_.streams, h = config_.hidden;
   for (Recurrent& layer : layers_) {
     const int64_t width = gate_count(layer.cell) * h;
-    const MatrixView<float> gates = layer.gates.matrix<float>(batch, width);
+    const MatrixView<float> gates = layer.gates.matrix<float>(batch, row_stride(width)).col_slice(0, width);
     layer.input.weight->multiply(x, layer.bias.vector<const float>(width), gates);
     const Device device = backend_->device();
     RecurrenceForward sequence;

@@ -47,9 +47,10 @@ std::vector<Case> all_cases() {
       }
     }
   }
-  // Single steps, single streams, single units, and sizes around the vector width.
+  // Single steps, single streams, single units, sizes around the vector width, and one at which the rows of an
+  // LSTM's gates are set apart.
   for (const char* cell : {"rnn_tanh", "lstm", "gru"}) {
-    for (const int64_t size : {1, 31, 32, 33}) {
+    for (const int64_t size : {1, 31, 32, 33, 64}) {
       Case c;
       c.config.cell = cell;
       c.config.embedding = c.config.hidden = size;
