@@ -9,7 +9,7 @@ packages=(g++ cmake ninja-build pkg-config libfmt-dev libcli11-dev nlohmann-json
           zlib1g-dev bible-kjv)
 for option in "$@"; do
   case "$option" in
-    --tests) packages+=(libgtest-dev libgmock-dev libonnx-testdata python3-dev python3-venv) ;;
+    --tests) packages+=(libgtest-dev libgmock-dev libsimde-dev libonnx-testdata python3-dev python3-venv) ;;
     --coverage) packages+=(gcovr) ;;
     --bench) packages+=(libbenchmark-dev libdnnl-dev libopenblas-dev libeigen3-dev libgraphblas-dev) ;;
     *) echo "usage: tools/dependencies.sh [--tests] [--coverage] [--bench]" >&2; exit 2 ;;

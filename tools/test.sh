@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs every test: the ordinary build, then one under the address and undefined-behaviour sanitizers; then
-# those that look for races in CUDA kernels, under the thread sanitizer.
+# those that look for races in CUDA kernels, under the thread sanitizer. Where the processor has AVX2 but no AVX-512, both
+# builds run the kernels for AVX-512 emulated (tests/emulated_avx512).
 #   tools/test.sh              all of it
 #   tools/test.sh --quick      the inner loop: the fast suites of build/ alone
 #   tools/test.sh --coverage   lines and branches that the tests reach, in build-coverage/
@@ -42,6 +43,10 @@ find_python() {
   fi
   python=(-DPython_EXECUTABLE="$interpreter")
 }
+
+# AVX-512 is emulated where it must be and AVX2 can do it.
+emulation=(-DCOPPICE_EMULATE_AVX512=OFF)
+if grep -qw avx2 /proc/cpuinfo && ! grep -qw avx512bw /proc/cpuinfo; then emulation=(-DCOPPICE_EMULATE_AVX512=ON); fi
 
 # Adds the cases of one suite to the counts. Google Test writes one XML a suite; a suite without (it crashed, or is
 # not a Google Test) counts as one case, by what ctest says of it.
@@ -101,7 +106,7 @@ case "$mode" in
   --quick)
     tools/dependencies.sh --tests
     find_python
-    build build "${python[@]}"
+    build build "${python[@]}" "${emulation[@]}"
     run build "" -L fast
     ;;
   --coverage)
@@ -119,9 +124,9 @@ case "$mode" in
   all)
     tools/dependencies.sh --tests
     find_python
-    build build "${python[@]}"
+    build build "${python[@]}" "${emulation[@]}"
     run build ""
-    build build-asan -DCOPPICE_SANITIZE=address,undefined
+    build build-asan -DCOPPICE_SANITIZE=address,undefined "${emulation[@]}"
     run build-asan "sanitizers: "
     target=cuda_races
     build build-tsan -DCOPPICE_SANITIZE=thread

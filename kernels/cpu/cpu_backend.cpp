@@ -93,6 +93,7 @@ DeviceInfo CpuBackend::info() const {
   static const std::string name = processor_name();  // a file of the kernel's, slow to read
   info.name = name;
   info.detail = to_string(context_.isa);
+  if (emulated(context_.isa)) info.detail += " (emulated)";
   info.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
   info.threads = context_.threads;
   return info;

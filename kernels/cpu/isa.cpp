@@ -23,6 +23,7 @@ bool supported([[maybe_unused]] Isa isa) {
     case Isa::avx2:
       return v3;
     case Isa::avx512:
+      if (emulated(isa)) return v3;
       return v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
@@ -46,6 +47,14 @@ Isa choose_isa() {
     }
   }
   bad_input("COPPICE_ISA is \"{}\", expected baseline, avx2 or avx512", wanted);
+}
+
+bool emulated([[maybe_unused]] Isa isa) {
+#if defined(COPPICE_EMULATE_AVX512)
+  return isa == Isa::avx512;
+#else
+  return false;
+#endif
 }
 
 std::string_view to_string(Isa isa) {

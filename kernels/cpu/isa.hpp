@@ -11,5 +11,8 @@ enum class Isa { baseline, avx2, avx512 };
 
 Isa choose_isa();
 std::string_view to_string(Isa isa);
+/// Whether a processor without this instruction set runs its kernels all the same, slowly: avx512 in a build
+/// with COPPICE_EMULATE_AVX512, which is for tests.
+bool emulated(Isa isa);
 
 }  // namespace coppice::cpu

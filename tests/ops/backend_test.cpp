@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/dispatch.hpp"
+#include "kernels/cpu/isa/csr.hpp"
+#include "kernels/cpu/isa/gemm.hpp"
+#include "kernels/weight.hpp"
 #include "ops_test.hpp"
 
 namespace coppice::test {
@@ -62,6 +66,44 @@ TEST_P(BackendTest, CopiesMatricesOfAnyStrides) {
 }
 
 COPPICE_FOR_ALL_BACKENDS(BackendTest);
+
+#if defined(__x86_64__)
+class ProcessorTest : public OpsTest {};
+
+// What is computed tells baseline from the others: (1 + 2^-12)^2 loses its last bit where it is rounded
+// before it is added to.
+TEST_P(ProcessorTest, ComputesByTheInstructionSetThatIsForced) {
+  const float w = 1 + 0x1p-12f;
+  TestMatrix weights(backend(), 1, 2, {-(1 + 0x1p-11f), w}), x(backend(), 1, 2, {1, w}), y(backend(), 1, 1);
+  backend().make_weight("dense", weights)->multiply(x, {}, y);
+  EXPECT_EQ(y.values()[0], GetParam().isa == "baseline" ? 0.0f : 0x1p-24f);
+}
+
+COPPICE_FOR_CPU_BACKENDS(ProcessorTest);
+
+TEST(InstructionSets, HaveKernelsOfTheirOwn) {
+  using namespace cpu;
+  int64_t lanes = 4;
+  std::vector<const void*> tables;
+  for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
+    EXPECT_EQ(COPPICE_KERNELS(isa, csr_kernels).lanes, lanes) << to_string(isa);
+    lanes *= 2;
+    for (const void* table : {static_cast<const void*>(&COPPICE_KERNELS(isa, csr_kernels)),
+                              static_cast<const void*>(&COPPICE_KERNELS(isa, gemm_kernels))}) {
+      EXPECT_EQ(std::count(tables.begin(), tables.end(), table), 0) << to_string(isa);
+      tables.push_back(table);
+    }
+  }
+}
+
+TEST(InstructionSets, ThatTheProcessorLacksAreNamed) {
+  for (const BackendCase& c : cpu_cases()) {
+    std::string reason;
+    if (open_case(c, 1, reason) != nullptr) continue;
+    EXPECT_EQ(reason, "COPPICE_ISA is " + c.isa + ", which this processor does not have");
+  }
+}
+#endif
 
 TEST(Registry, OpensTheCpuByName) {
   std::string note = "stale";

@@ -76,6 +76,24 @@ TEST_F(Program, DevicesListsTheCpuAndWhyThereIsNoGpu) {
   }
 }
 
+TEST_F(Program, RunsTheInstructionSetThatTheEnvironmentNames) {
+  for (const std::string isa : {"baseline", "avx2", "avx512", "mmx"}) {
+    SCOPED_TRACE(isa);
+    setenv("COPPICE_ISA", isa.c_str(), 1);
+    if (const Outcome outcome = run({"devices", "--json"}); outcome.code == 0) {
+      EXPECT_EQ(Json::parse(outcome.out)[0].at("detail"), isa);
+    } else {
+      EXPECT_NE(isa, "baseline");
+      const std::string why = isa == "mmx"
+                                  ? "COPPICE_ISA is \"mmx\", expected baseline, avx2 or avx512\n"
+                                  : "COPPICE_ISA is " + isa + ", which this processor does not have\n";
+      EXPECT_EQ(fails({"devices"}), "coppice: " + why);
+      EXPECT_EQ(fails({"train", "r.toml", "-o", "model"}), "coppice: " + why);
+    }
+    unsetenv("COPPICE_ISA");
+  }
+}
+
 TEST_F(Program, RunWritesTheFolderAndEndsWithTheTable) {
   const Outcome outcome = run({"run", "r.toml", "-o", "out"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
