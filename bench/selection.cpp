@@ -5,6 +5,7 @@
 #include <ctime>
 #include <memory>
 
+#include "bench/array_problem.hpp"
 #include "bench/sampling.hpp"
 #include "bench/selection_problem.hpp"
 
@@ -48,6 +49,37 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+/// Half precision in turns with one read of its bytes; the cut at a known threshold has no path of its own.
+int run_halves(Backend& backend, const bench::Sampling& sampling, int64_t parameters, int64_t tensors,
+               DType dtype, const PruneConfig& config, int threads, nlohmann::json facts) {
+  bench::ArrayProblem problem(backend, parameters, tensors, dtype);
+  const bool gradients = config.criterion != "magnitude" && config.criterion != "random";
+  const clockid_t clock = threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
+  volatile float sink = 0.0f;
+  std::vector<double> reads, selections;
+  for (int i = 0; i < sampling.warmup + sampling.samples; ++i) {
+    problem.restore();
+    const double start = now(clock);
+    problem.for_arrays(gradients, [&](const void* data, int64_t bytes) {
+      sink = read_once(static_cast<const float*>(data), bytes / 4, threads);
+    });
+    const double middle = now(clock);
+    problem.select(config);
+    const double end = now(clock);
+    if (i < sampling.warmup) continue;
+    reads.push_back(middle - start);
+    selections.push_back(end - middle);
+  }
+  facts["dtype"] = to_string(dtype);
+  facts["read_median_s"] = median(reads);
+  facts["select_median_s"] = median(selections);
+  facts["over_read"] = median(selections) / median(reads);
+  facts["passes"] = problem.outcome().passes;
+  facts["kept"] = problem.outcome().kept;
+  std::cout << facts.dump() << std::endl;
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -70,11 +102,19 @@ int main(int argc, char** argv) {
   app.add_option("--pattern", config.pattern, "element, row, column, block:RxC or N:M");
   app.add_option("--scope", config.scope, "global, tensor or gate");
   app.add_option("--min-density", config.min_density, "share of every tensor that stays");
+  std::string dtype = "f32";
+  app.add_option("--dtype", dtype, "f32, or bf16 or f16 as a caller's arrays")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   app.add_option("--zeros", zeros, "share of the gradients that are exactly zero");
   CLI11_PARSE(app, argc, argv);
 
   try {
     const std::unique_ptr<Backend> backend = open_backend("cpu", {threads});
+    if (dtype != "f32") {
+      return run_halves(*backend, sampling, parameters, tensor_count,
+                        dtype == "f16" ? DType::f16 : DType::bf16, config, threads,
+                        {{"work", "selection"}, {"threads", threads}, {"criterion", config.criterion}});
+    }
     bench::SelectionProblem problem(*backend, parameters, tensor_count, zeros);
     const auto restore = [&] { problem.restore(); };
     const auto select = [&] { problem.select(config); };

@@ -68,8 +68,13 @@ PartWritten write_part(ParameterSource& source, const Plan& plan, const PlanPart
   SelectionOps& ops = source.backend().selection();
   const std::span<const SourceTensor> tensors = source.tensors();
   const auto cut_run = [&](const ParameterSource::Run& run) {
-    const ScoreBlock block = block_of(plan, tensors, part.tensor, run);
+    ScoreBlock block = block_of(plan, tensors, part.tensor, run);
     const int64_t first = run.begin - part.begin;
+    if (cut.marks != nullptr) {
+      block.kept = nullptr;  // what is cut already has no mark
+      return apply_bits(source.backend(), block, cut.marks + (run.begin / 64 - part.begin / 64), run.output,
+                        run.mask);
+    }
     if (plan.scope == Scope::row) {
       return apply_rows(source.backend(), plan, block, part, first, cut.rows, run.output, run.mask);
     }
@@ -80,10 +85,11 @@ PartWritten write_part(ParameterSource& source, const Plan& plan, const PlanPart
     return ops.apply_units(block, axis, part.cols, first, cut.kept_units.data(), run.output, run.mask);
   };
   PartWritten written;
+  const Statistic statistic = cut.marks != nullptr ? Statistic::none : plan.statistic;
   const int64_t part_end = part.begin + part.count;
   for_gates(tensors[part.tensor], part.begin, part_end, [&](size_t gate, int64_t begin, int64_t end) {
     uint64_t here = 0;
-    source.read(part.tensor, begin, end - begin, plan.statistic, true,
+    source.read(part.tensor, begin, end - begin, statistic, true,
                 [&](const ParameterSource::Run& run) { here += cut_run(run); });
     cut_by_gate[gate] += here;
     written.elements += here;

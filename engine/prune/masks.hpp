@@ -26,6 +26,7 @@ void for_gates(const SourceTensor& tensor, int64_t begin, int64_t end, Visit vis
 /// own in every row, by unit, or (n:m) as each group says.
 struct PartCut {
   Place place{};                     // elements; blocks, with `blocks`
+  const uint64_t* marks = nullptr;   // elements: the bits of what is kept, where the search left them
   std::vector<RowPlace> rows;        // elements, scope row
   std::vector<uint64_t> kept_units;  // rows, columns, blocks: ⌈units/64⌉ words of bits, 1 = keep
   BlockScores* blocks = nullptr;     // of the group, whose part this is by `part`

@@ -24,6 +24,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 struct GroupCut {
   std::vector<PartCut> parts;
   std::unique_ptr<BlockScores> blocks;
+  Marks marks;
   double threshold = std::numeric_limits<double>::quiet_NaN();
   std::string threshold_text = "none";
   // What the selection expects; in percentile mode, unless all scores are held, only the writing tells.
@@ -51,10 +52,12 @@ uint64_t sum(const std::vector<uint64_t>& values) {
   return total;
 }
 
-GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGroup& group,
-                         ReadingCost& cost) {
+/// `room`: bytes that marks may take, less afterwards by what they took.
+GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost,
+                         uint64_t& room) {
   GroupCut result;
   result.parts.resize(group.parts.size());
+  Marks* const marks = Marks::bytes(group) <= room ? &result.marks : nullptr;
   const std::vector<uint64_t> already = cut_already(source, group);
 
   Limits limits;
@@ -78,7 +81,7 @@ GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGr
     const PercentileRank rank(*plan.percentile, group.units);
     std::vector<uint64_t> ranks{rank.lower};
     if (rank.upper != rank.lower) ranks.push_back(rank.upper);
-    const std::vector<Place> places = find_places(source, plan, group, ranks, {}, cost);
+    const std::vector<Place> places = find_places(source, plan, group, ranks, {}, cost, marks);
     const auto score = [&](const Place& place) {
       return place.key == kCutAlready ? -kInfinity : score_of(plan.scoring, place.key);
     };
@@ -91,7 +94,7 @@ GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGr
       check_scores(source, plan, group, cost);
     } else {
       const Place last =
-          find_places(source, plan, group, std::vector{result.cut_units - 1}, limits, cost).front();
+          find_places(source, plan, group, std::vector{result.cut_units - 1}, limits, cost, marks).front();
       cut = behind(last);
       if (last.key != kCutAlready) {
         result.threshold = score_of(plan.scoring, last.key);
@@ -99,8 +102,19 @@ GroupCut select_elements(ParameterSource& source, const Plan& plan, const PlanGr
       }
     }
   }
+  std::vector<Place> places;
   for (size_t i = 0; i < group.parts.size(); ++i) {
-    result.parts[i].place = limits.empty() ? cut : std::min(cut, limits.first_protected[i]);
+    places.push_back(limits.empty() ? cut : std::min(cut, limits.first_protected[i]));
+  }
+  const std::vector<const uint64_t*> bits = result.marks.settle(group, places);
+  for (size_t i = 0; i < group.parts.size(); ++i) {
+    result.parts[i].place = places[i];
+    result.parts[i].marks = bits[i];
+  }
+  if (result.marks.is_complete()) {
+    room -= Marks::bytes(group);
+  } else {
+    result.marks = {};
   }
   return result;
 }
@@ -268,7 +282,8 @@ GroupCut select_blocks(ParameterSource& source, const Plan& plan, const PlanGrou
     result = select_units(plan, group, std::move(scores));
   } else {
     ReadingCost of_blocks;
-    result = select_elements(*blocks, blocks->plan(), blocks->group(), of_blocks);
+    uint64_t no_room = 0;  // their places are bits of blocks, which the writing makes bits of elements
+    result = select_elements(*blocks, blocks->plan(), blocks->group(), of_blocks, no_room);
     cost.bracket_misses += of_blocks.bracket_misses;
     for (size_t p = 0; p < group.parts.size(); ++p) {
       result.parts.at(p).blocks = blocks.get();
@@ -288,11 +303,12 @@ GroupCut select_n_of_m(ParameterSource& source, const Plan& plan, const PlanGrou
   return result;
 }
 
-GroupCut select(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost) {
+GroupCut select(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost,
+                uint64_t& room) {
   switch (plan.pattern) {
     case Pattern::element:
       return plan.scope == Scope::row ? select_each_row(source, plan, group, cost)
-                                      : select_elements(source, plan, group, cost);
+                                      : select_elements(source, plan, group, cost, room);
     case Pattern::n_of_m:
       return select_n_of_m(source, plan, group, cost);
     case Pattern::block:
@@ -368,7 +384,8 @@ PruneOutcome prune(ParameterSource& source, const PruneConfig& config, uint64_t 
   if (plan.pattern == Pattern::unit) {
     cuts = select_hidden_units(source, plan, cost);
   } else {
-    for (const PlanGroup& group : plan.groups) cuts.push_back(select(source, plan, group, cost));
+    uint64_t room = source.scratch_bytes() / 2;  // the places of a search take the rest
+    for (const PlanGroup& group : plan.groups) cuts.push_back(select(source, plan, group, cost, room));
   }
 
   PruneOutcome outcome;

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "kernels/error.hpp"
+#include "kernels/marking.hpp"
 
 namespace coppice {
 namespace {
@@ -172,12 +173,13 @@ struct Counted {
   uint64_t below = 0;   // of what may be cut
   uint64_t inside = 0;  // likewise
   bool complete = false;
-  std::vector<Place> candidates;
+  std::vector<Place> candidates;  // part after part
+  std::vector<size_t> ends;       // of each part in them
 };
 
 Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup& group,
                       const Bracket& bracket, uint64_t capacity, size_t expected, const Limits& limits,
-                      ReadingCost& cost) {
+                      ReadingCost& cost, Marks* marks = nullptr) {
   SelectionOps& ops = source.backend().selection();
   Counted counted;
   counted.candidates.reserve(expected);
@@ -186,9 +188,14 @@ Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup
     const PlanPart& part = group.parts[p];
     uint64_t below = 0, inside = 0;
     const size_t first = counted.candidates.size();
-    for_blocks(source, plan, part, &cost, [&](const ScoreBlock& block, const ParameterSource::Run&) {
+    for_blocks(source, plan, part, &cost, [&](const ScoreBlock& block, const ParameterSource::Run& run) {
+      uint64_t* const bits =
+          marks == nullptr ? nullptr : marks->words(p) + (run.begin / 64 - part.begin / 64);
       const BlockCount found =
-          ops.bracket(plan.scoring, block, bracket.low, bracket.high, capacity, counted.candidates);
+          marks == nullptr
+              ? ops.bracket(plan.scoring, block, bracket.low, bracket.high, capacity, counted.candidates)
+              : marking(ops)->mark(plan.scoring, block, bracket.low, bracket.high, capacity,
+                                   counted.candidates, bits);
       refuse_nan(found, plan, source, part.tensor);
       below += found.below;
       inside += found.inside;
@@ -197,11 +204,13 @@ Counted count_bracket(ParameterSource& source, const Plan& plan, const PlanGroup
     const uint64_t limit = limits.of(group, p);
     counted.below += std::min(below, limit);
     counted.inside += std::min(below + inside, limit) - std::min(below, limit);
-    if (limits.empty()) continue;
-    const auto is_protected = [&](const Place& place) { return place >= limits.first_protected[p]; };
-    counted.candidates.erase(std::remove_if(counted.candidates.begin() + static_cast<ptrdiff_t>(first),
-                                            counted.candidates.end(), is_protected),
-                             counted.candidates.end());
+    if (!limits.empty()) {
+      const auto is_protected = [&](const Place& place) { return place >= limits.first_protected[p]; };
+      counted.candidates.erase(std::remove_if(counted.candidates.begin() + static_cast<ptrdiff_t>(first),
+                                              counted.candidates.end(), is_protected),
+                               counted.candidates.end());
+    }
+    counted.ends.push_back(counted.candidates.size());
   }
   counted.complete = counted.candidates.size() == counted.inside && inside_unlimited <= capacity;
   return counted;
@@ -339,9 +348,12 @@ PivotSearch search_pivots(ParameterSource& source, const Plan& plan, const PlanG
 }  // namespace
 
 std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const PlanGroup& group,
-                               std::span<const uint64_t> ranks, const Limits& limits, ReadingCost& cost) {
+                               std::span<const uint64_t> ranks, const Limits& limits, ReadingCost& cost,
+                               Marks* marks) {
   if (ranks.empty()) return {};
   Bracket bracket;
+  // A small group is scored again sooner than most of its bits are cleared one by one.
+  if (group.units <= kSmallGroup || marking(source.backend().selection()) == nullptr) marks = nullptr;
   if (group.units > kSmallGroup) {
     if (!source.random_access()) return find_places_by_histogram(source, plan, group, ranks, limits, cost);
     bracket = sampled_bracket(source, plan, group, ranks, limits);
@@ -375,8 +387,9 @@ std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const 
     if (expected <= capacity) break;
   }
   if (!open.empty() && expected <= capacity) {
-    const Counted counted =
-        count_bracket(source, plan, group, bracket, capacity, static_cast<size_t>(expected), limits, cost);
+    if (marks != nullptr) marks->reserve(source.backend(), group);
+    Counted counted = count_bracket(source, plan, group, bracket, capacity, static_cast<size_t>(expected),
+                                    limits, cost, marks);
     const bool hit = open.front() >= counted.below && open.back() < counted.below + counted.inside;
     if (hit && counted.complete) {
       std::vector<std::optional<Place>> found;
@@ -384,6 +397,9 @@ std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const 
         found.push_back(nth_candidate(counted.candidates, rank - counted.below, bracket));
       }
       take(found);
+      if (marks != nullptr) {
+        marks->complete(bracket.low, bracket.high, std::move(counted.candidates), std::move(counted.ends));
+      }
     }
   }
   if (!open.empty()) {

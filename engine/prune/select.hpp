@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/prune/blocks.hpp"
+#include "engine/prune/marks.hpp"
 #include "engine/prune/plan.hpp"
 #include "engine/prune/rank_search.hpp"
 #include "engine/prune/source.hpp"
@@ -16,8 +17,10 @@ namespace coppice {
 // the histograms of rank_search.hpp find it.
 
 /// Places of the elements at `ranks` (ascending, at most a few, near each other) in the group's total order.
+/// `marks` (or null: not wanted) are complete where a sampled bracket settled it.
 std::vector<Place> find_places(ParameterSource& source, const Plan& plan, const PlanGroup& group,
-                               std::span<const uint64_t> ranks, const Limits& limits, ReadingCost& cost);
+                               std::span<const uint64_t> ranks, const Limits& limits, ReadingCost& cost,
+                               Marks* marks = nullptr);
 
 /// Reads a group once only to refuse NaN scores: for a cut that needs no search.
 void check_scores(ParameterSource& source, const Plan& plan, const PlanGroup& group, ReadingCost& cost);

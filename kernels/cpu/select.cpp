@@ -197,6 +197,15 @@ void flip_signs(Unsigned* keys, int64_t count) {
   for (int64_t i = 0; i < count; ++i) keys[i] ^= kSign;
 }
 
+/// Lines of a sample lie apart: no hardware guesses where the next one is.
+void prefetch_line(const ScoreBlock& block, int64_t start) {
+  const int64_t from = start * byte_size(block), line = SelectionOps::kSampleLine * byte_size(block);
+  for (int64_t at = from; at < from + line; at += kAlignment) {
+    __builtin_prefetch(advanced(block.weights, at));
+    if (block.statistic != nullptr) __builtin_prefetch(advanced(block.statistic, at));
+  }
+}
+
 /// Elements whose keys are held at a time where the kernels don't consume them at once: short enough for L1.
 constexpr int64_t kKeysAtOnce = 1024;
 
@@ -223,21 +232,34 @@ const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBl
 void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                           std::vector<Key>& keys) {
   const SelectKernels& kernel = kernels(scoring, block);
-  int64_t memory[kSampleLine];
-  size_t at = keys.size();
-  keys.resize(at + starts.size() * static_cast<size_t>(kSampleLine));
+  std::vector<size_t> first;  // of each line in `keys`
+  size_t end = keys.size();
   for (int64_t start : starts) {
-    const ScoreBlock part = part_of(block, start, std::min(kSampleLine, block.count - start));
-    kernel.keys(chunk_of(scoring, part), memory);
-    for (int64_t j = 0; j < part.count; ++j) {
-      keys[at++] = key_of_signed(scoring, block.dtype, signed_key(block.dtype, memory, j));
-    }
+    first.push_back(end);
+    end += static_cast<size_t>(std::min(kSampleLine, block.count - start));
   }
-  keys.resize(at);
+  keys.resize(end);
+  const int64_t lines = static_cast<int64_t>(starts.size());
+  constexpr int64_t kTogether = 64, kAhead = 4;
+  // A line waits for memory: worth a thread where it would not be for arithmetic.
+  parallel_tasks(
+      (lines + kTogether - 1) / kTogether, lines < 2 * kTogether ? 1 : threads_, [&](int64_t task, int) {
+        int64_t memory[kSampleLine];
+        for (int64_t i = task * kTogether; i < std::min(lines, (task + 1) * kTogether); ++i) {
+          if (i + kAhead < lines) prefetch_line(block, starts[static_cast<size_t>(i + kAhead)]);
+          const int64_t start = starts[static_cast<size_t>(i)];
+          const ScoreBlock part = part_of(block, start, std::min(kSampleLine, block.count - start));
+          kernel.keys(chunk_of(scoring, part), memory);
+          size_t at = first[static_cast<size_t>(i)];
+          for (int64_t j = 0; j < part.count; ++j) {
+            keys[at++] = key_of_signed(scoring, block.dtype, signed_key(block.dtype, memory, j));
+          }
+        }
+      });
 }
 
-BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
-                                 uint64_t capacity, std::vector<Place>& candidates) {
+BlockCount CpuSelection::mark(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
+                              uint64_t capacity, std::vector<Place>& candidates, uint64_t* bits) {
   const SelectKernels& kernel = kernels(scoring, block);
   const int64_t low_key = signed_at_least(scoring, block.dtype, low);
   const int64_t upper_key = signed_above(scoring, block.dtype, high);
@@ -251,8 +273,11 @@ BlockCount CpuSelection::bracket(const Scoring& scoring, const ScoreBlock& block
     Log& log = logs_[static_cast<size_t>(thread)];
     const bool wanted = logged.load(std::memory_order_relaxed) < capacity;
     if (wanted) log.reserve();
-    const ChunkCount found = kernel.bracket(chunk_of(scoring, part), low_key, upper_key,
-                                            wanted ? log.keys.data() : nullptr, log.indices.data());
+    uint64_t* const part_bits =
+        bits == nullptr ? nullptr : bits + (block.mask_bit + chunk_begin(block, index)) / 64;
+    const ChunkCount found =
+        kernel.bracket(chunk_of(scoring, part), low_key, upper_key, wanted ? log.keys.data() : nullptr,
+                       log.indices.data(), part_bits);
     if (wanted && logged.fetch_add(static_cast<uint64_t>(found.inside)) < capacity) {
       std::vector<Place>& places = threads == 1 ? candidates : log.places;
       const size_t first = places.size(), count = static_cast<size_t>(found.inside);
@@ -319,7 +344,8 @@ uint64_t CpuSelection::find_equal(const Scoring& scoring, const ScoreBlock& bloc
   std::vector<int64_t> counts(static_cast<size_t>(chunk_count(block)));
   parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t i, int) {
     counts[static_cast<size_t>(i)] =
-        kernel.bracket(chunk_of(scoring, chunk_part(block, i)), low_key, upper_key, nullptr, nullptr).inside;
+        kernel.bracket(chunk_of(scoring, chunk_part(block, i)), low_key, upper_key, nullptr, nullptr, nullptr)
+            .inside;
   });
   for (size_t i = 0; i < counts.size(); ++i) {
     const uint64_t here = static_cast<uint64_t>(counts[i]);
@@ -330,8 +356,10 @@ uint64_t CpuSelection::find_equal(const Scoring& scoring, const ScoreBlock& bloc
     Log& log = logs_[0];
     log.reserve();
     const ScoreBlock part = chunk_part(block, static_cast<int64_t>(i));
-    kernel.bracket(chunk_of(scoring, part), low_key, upper_key, log.keys.data(), log.indices.data());
-    return part.position + log.indices[static_cast<size_t>(index)];
+    kernel.bracket(chunk_of(scoring, part), low_key, upper_key, log.keys.data(), log.indices.data(), nullptr);
+    const auto nth = log.indices.begin() + static_cast<ptrdiff_t>(index);
+    std::nth_element(log.indices.begin(), nth, log.indices.begin() + counts[i]);
+    return part.position + *nth;
   }
   failure("selection: fewer elements score exactly {} than were counted: the source changed between passes",
           score_of(scoring, key));
@@ -352,8 +380,21 @@ uint64_t CpuSelection::apply_below(const Scoring& scoring, const ScoreBlock& blo
   return cut;
 }
 
+uint64_t CpuSelection::cut_by_bits(const ScoreBlock& block, void* output, uint64_t* mask) {
+  const SelectKernels& kernel = find_kernels_(Criterion::magnitude, block.dtype == DType::f64);
+  std::atomic<uint64_t> cut = 0;
+  parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
+    const int64_t begin = chunk_begin(block, index);
+    void* part_output = const_cast<void*>(advanced(output, begin * byte_size(block)));
+    uint64_t* part_mask = mask == nullptr ? nullptr : mask + (block.mask_bit + begin) / 64;
+    cut += static_cast<uint64_t>(kernel.cut(chunk_of({}, chunk_part(block, index)), part_output, part_mask));
+  });
+  return cut;
+}
+
 uint64_t CpuSelection::apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                              uint64_t* mask) {
+  if (cut.key == kCutAlready) return cut_by_bits(block, output, mask);
   // Before the cut's position keys equal to the cut's go too, from there on they stay.
   const uint64_t offset = cut.position > block.position ? cut.position - block.position : 0;
   const int64_t tie = static_cast<int64_t>(std::min<uint64_t>(offset, static_cast<uint64_t>(block.count)));

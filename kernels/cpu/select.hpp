@@ -4,20 +4,25 @@
 
 #include "kernels/cpu/context.hpp"
 #include "kernels/cpu/select_kernels.hpp"
+#include "kernels/marking.hpp"
 #include "kernels/selection.hpp"
 
 namespace coppice::cpu {
 
 /// Selection in fixed chunks spread over threads. Only integers are added across chunks and every unit of a
 /// reduction belongs to one task, so results don't depend on the number of threads.
-class CpuSelection final : public SelectionOps {
+class CpuSelection final : public SelectionOps, public MarkingOps {
  public:
   explicit CpuSelection(const CpuContext& context);
 
   void sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
               std::vector<Key>& keys) override;
   BlockCount bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high, uint64_t capacity,
-                     std::vector<Place>& candidates) override;
+                     std::vector<Place>& candidates) override {
+    return mark(scoring, block, low, high, capacity, candidates, nullptr);
+  }
+  BlockCount mark(const Scoring& scoring, const ScoreBlock& block, Key low, Key high, uint64_t capacity,
+                  std::vector<Place>& candidates, uint64_t* bits) override;
   BlockCount histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
                        uint64_t* bins) override;
   uint64_t find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) override;
@@ -47,6 +52,7 @@ class CpuSelection final : public SelectionOps {
   int threads_for(int64_t elements) const;
   uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output,
                        uint64_t* mask);
+  uint64_t cut_by_bits(const ScoreBlock& block, void* output, uint64_t* mask);
 
   const SelectKernels& (*find_kernels_)(Criterion, bool f64);
   int threads_;

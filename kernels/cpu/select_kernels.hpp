@@ -36,8 +36,10 @@ struct SelectKernels {
   /// Keys of the chunk's elements, int32_t or int64_t [count]; a NaN's is beyond that of +infinity.
   ChunkCount (*keys)(const ScoreChunk&, void* keys);
   /// Counts keys below `low` and in [low, upper); logs the latter's keys (as int32_t or int64_t; null: not
-  /// wanted) and indices, [kLogRoom] each.
-  ChunkCount (*bracket)(const ScoreChunk&, int64_t low, int64_t upper, void* keys, uint32_t* indices);
+  /// wanted) and indices, [kLogRoom] each, in no order. `marks` (null: not wanted): bits placed as `kept`'s,
+  /// 0 where a key is below `low` or an element cut already.
+  ChunkCount (*bracket)(const ScoreChunk&, int64_t low, int64_t upper, void* keys, uint32_t* indices,
+                        uint64_t* marks);
   /// bins[4][2^digit_bits] for those of the keys that lie in [low, upper): four tables, so that a row of
   /// equal digits doesn't wait for its own last increment. The digit is the `digit_bits` after the top
   /// `prefix_bits` of the wide or narrow key of selection.hpp.
@@ -45,6 +47,8 @@ struct SelectKernels {
                     int digit_bits, bool wide, uint32_t* bins);
   /// Writes weights (+0 where key < threshold or cut already) and mask bits; returns how many are cut.
   int64_t (*apply)(const ScoreChunk&, int64_t threshold, void* output, uint64_t* mask);
+  /// The same by `kept` alone: nothing is scored.
+  int64_t (*cut)(const ScoreChunk&, void* output, uint64_t* mask);
 };
 
 namespace baseline {

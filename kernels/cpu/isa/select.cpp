@@ -124,6 +124,26 @@ template <class C, class T>
   }
 }
 
+/// Whole words are taken from so many places of a chunk in turn: a core has more reads of memory under way
+/// when it follows several streams than when it follows one.
+constexpr int64_t kStreams = 4;
+
+/// Calls visit(i) for each i < words, not in order. The streams don't lie a power of two apart, which would
+/// have them share a cache's set.
+template <class Visit>
+[[gnu::always_inline]] inline void in_streams(int64_t words, Visit visit) {
+  const int64_t length = words / kStreams - 1 + words / kStreams % 2;
+  int64_t done = 0;
+  if (length > 0) {
+    for (int64_t i = 0; i < length; ++i) {
+#pragma GCC unroll 1
+      for (int64_t stream = 0; stream < kStreams; ++stream) visit(stream * length + i);
+    }
+    done = kStreams * length;
+  }
+  for (; done < words; ++done) visit(done);
+}
+
 /// The elements that share a word of mask bits.
 template <class T>
 struct Word {
@@ -164,7 +184,7 @@ template <class C, class T, class State, class Visit>
   return state;
 }
 
-/// Calls visit(word, state) for the words of a chunk in order and returns the state. It is passed by value
+/// Calls visit(word, state) for the words of a chunk in streams and returns the state. It is passed by value
 /// because an accumulator whose address gets out lives in memory, and costs more than the comparisons.
 template <class C, class T, class State, class Visit>
 [[gnu::always_inline]] inline State for_words(const ScoreChunk& chunk, State state, Visit visit) {
@@ -178,17 +198,21 @@ template <class C, class T, class State, class Visit>
     index = 1;
   }
   const ScoreChunk local = chunk;
-  for (; begin + kWord <= local.count; begin += kWord, ++index) {
-    Vector<T> keys[kVectors<T>];
+  const int64_t words = (local.count - begin) / kWord;
+  in_streams(
+      words, [&](int64_t i) __attribute__((always_inline)) {
+        Vector<T> keys[kVectors<T>];
+        Word<T> word;
+        word.begin = begin + kWord * i;
+        word.index = index + i;
+        word.keys = keys;
 #pragma GCC unroll 64
-    for (int64_t v = 0; v < kVectors<T>; ++v) keys[v] = keys_at<C, T>(local, begin + kLanes<T> * v);
-    if (local.kept != nullptr) lower_keys<T>(keys, ~local.kept[index]);
-    Word<T> word;
-    word.begin = begin;
-    word.index = index;
-    word.keys = keys;
-    visit(word, state);
-  }
+        for (int64_t v = 0; v < kVectors<T>; ++v) keys[v] = keys_at<C, T>(local, word.begin + kLanes<T> * v);
+        if (local.kept != nullptr) lower_keys<T>(keys, ~local.kept[word.index]);
+        visit(word, state);
+      });
+  begin += kWord * words;
+  index += words;
   if (begin < local.count) {
     Word<T> word;
     word.begin = begin;
@@ -197,6 +221,13 @@ template <class C, class T, class State, class Visit>
     state = visit_partial<C, T>(chunk, word, state, visit);
   }
   return state;
+}
+
+/// Writes the bits of a word's elements, `bits` from bit 0 on, and leaves those that aren't its own.
+template <class T>
+[[gnu::always_inline]] inline void put_bits(const Word<T>& word, uint64_t bits, uint64_t* words) {
+  uint64_t& here = words[word.index];
+  here = (here & ~(word.valid << word.shift)) | ((bits & word.valid) << word.shift);
 }
 
 /// Bit i: keys[i] < threshold, for 64 keys.
@@ -284,26 +315,30 @@ template <class C, class T>
   return for_words<C, T>(chunk, found, [](const Word<T>& word, ChunkCount& state) {
     for (int64_t i = 0; i < word.count; ++i) {
       if (word.key(i) <= Number<T>::kInfinity) continue;
-      if (state.nan_count++ == 0) state.first_nan = word.begin + i;
+      if (state.nan_count++ == 0 || word.begin + i < state.first_nan) state.first_nan = word.begin + i;
     }
   });
 }
 
 template <class C, class T>
 ChunkCount bracket_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, void* log_keys,
-                          uint32_t* log_indices) {
+                          uint32_t* log_indices, uint64_t* marks) {
   const Bits<T> low_key = static_cast<Bits<T>>(low), upper_key = static_cast<Bits<T>>(upper);
   struct State {
     int64_t below = 0;
     int64_t inside = 0;
     Vector<T> nan = {};
   };
+  const uint64_t* const kept = chunk.kept;
   const State counted = for_words<C, T>(chunk, State{}, [=](const Word<T>& word, State& state) {
 #pragma GCC unroll 64
     for (int64_t v = 0; v < kVectors<T>; ++v) state.nan |= word.keys[v] > Number<T>::kInfinity;
     const uint64_t under = less_bits<T>(word.keys, low_key);
     const uint64_t between = less_bits<T>(word.keys, upper_key) & ~under & word.valid;
     state.below += __builtin_popcountll(under & word.valid);
+    if (marks != nullptr) {
+      put_bits(word, kept == nullptr ? ~under : ~under & (kept[word.index] >> word.shift), marks);
+    }
     if (between == 0) return;
     if (log_keys == nullptr) {
       state.inside += __builtin_popcountll(between);
@@ -378,10 +413,7 @@ int64_t apply_kernel(const ScoreChunk& chunk, int64_t threshold, void* output, u
   return for_words<C, T>(chunk, int64_t{0}, [=](const Word<T>& word, int64_t& cut_count) {
     const uint64_t cut = less_bits<T>(word.keys, threshold_key) & word.valid;
     cut_count += __builtin_popcountll(cut);
-    if (mask != nullptr) {
-      uint64_t& bits = mask[word.index];
-      bits = (bits & ~(word.valid << word.shift)) | ((~cut & word.valid) << word.shift);
-    }
+    if (mask != nullptr) put_bits(word, ~cut, mask);
     if (cut_weights == nullptr || (cut == 0 && cut_weights == weights)) return;
     const Bits<T>* from = weights + word.begin;
     Bits<T>* to = cut_weights + word.begin;
@@ -399,9 +431,70 @@ int64_t apply_kernel(const ScoreChunk& chunk, int64_t threshold, void* output, u
   });
 }
 
+/// The 64 elements of a whole word; `to` may be `from`.
+template <class T>
+[[gnu::always_inline]] inline void cut_word(const Bits<T>* from, Bits<T>* to, uint64_t keep) {
+  using Unaligned = typename VectorOf<T>::UnalignedKeys;
+  Vector<T> one;
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) one[lane] = Bits<T>{1} << lane;
+#pragma GCC unroll 64
+  for (int64_t v = 0; v < kVectors<T>; ++v) {
+    const Vector<T> kept = (one & static_cast<Bits<T>>(keep >> (kLanes<T> * v))) != 0;
+    *reinterpret_cast<Unaligned*>(to + kLanes<T> * v) =
+        *reinterpret_cast<const Unaligned*>(from + kLanes<T> * v) & kept;
+  }
+}
+
+template <class T>
+int64_t cut_kernel(const ScoreChunk& chunk, void* output, uint64_t* mask) {
+  const Bits<T>* const weights = static_cast<const Bits<T>*>(chunk.weights);
+  Bits<T>* const cut_weights = static_cast<Bits<T>*>(output);
+  const uint64_t* const kept = chunk.kept;
+  int64_t kept_count = 0;
+  const auto keep_of = [&](const Word<T>& word) __attribute__((always_inline)) {
+    const uint64_t keep = kept == nullptr ? word.valid : kept[word.index] >> word.shift & word.valid;
+    kept_count += __builtin_popcountll(keep);
+    if (mask != nullptr) put_bits(word, keep, mask);
+    return keep;
+  };
+  const auto cut_partial = [&](const Word<T>& word) {
+    const uint64_t keep = keep_of(word);
+    for (int64_t i = 0; cut_weights != nullptr && i < word.count; ++i) {
+      cut_weights[word.begin + i] = (keep >> i & 1) != 0 ? weights[word.begin + i] : 0;
+    }
+  };
+  Word<T> first;
+  if (chunk.mask_bit != 0 || chunk.count < kWord) {
+    const int64_t room = kWord - chunk.mask_bit;
+    first.count = chunk.count < room ? chunk.count : room;
+    first.shift = chunk.mask_bit;
+    first.valid = first.count == 0 ? 0 : ~uint64_t{0} >> (kWord - first.count);
+    if (first.count > 0) cut_partial(first);
+  } else {
+    first.count = 0;
+  }
+  const int64_t begin = first.count, index = begin == 0 ? 0 : 1, words = (chunk.count - begin) / kWord;
+  in_streams(
+      words, [&](int64_t i) __attribute__((always_inline)) {
+        Word<T> word;
+        word.begin = begin + kWord * i;
+        word.index = index + i;
+        const uint64_t keep = keep_of(word);
+        if (cut_weights == nullptr || (keep == word.valid && cut_weights == weights)) return;
+        cut_word<T>(weights + word.begin, cut_weights + word.begin, keep);
+      });
+  Word<T> last;
+  last.begin = begin + kWord * words;
+  last.index = index + words;
+  last.count = chunk.count - last.begin;
+  last.valid = (uint64_t{1} << last.count) - 1;
+  if (last.count > 0) cut_partial(last);
+  return chunk.count - kept_count;
+}
+
 template <class C, class T>
 constexpr SelectKernels kKernels = {&keys_kernel<C, T>, &bracket_kernel<C, T>, &histogram_kernel<T>,
-                                    &apply_kernel<C, T>};
+                                    &apply_kernel<C, T>, &cut_kernel<T>};
 
 }  // namespace
 
