@@ -40,11 +40,14 @@ class AtomicFile {
   void commit();
 
  private:
+  void start_write_back(int64_t offset, int64_t bytes);
+
   std::string path_;
   std::string partial_;
   Existing existing_;
   int descriptor_ = -1;
   int64_t size_ = 0;
+  int64_t fresh_begin_ = 0, fresh_end_ = 0;  // written, but the disk was not asked to begin yet
 };
 
 /// The common case: all of the text in one call.

@@ -30,7 +30,9 @@ constexpr int64_t kLinesAtOnce = 1024;
 // Large enough that a read and a parallel region cost little beside it, small enough for the last cache.
 constexpr int64_t kBlockBytes = int64_t{2} << 20;
 constexpr int64_t kLeastBlockBytes = int64_t{64} << 10;
-constexpr int64_t kReadyElements = int64_t{16} << 20;  // their mask takes 2 MiB
+constexpr size_t kSlots = 3;                            // one is read, one scored and cut, one written
+constexpr int64_t kWidenedElements = int64_t{1} << 16;  // of a thread: float32 of them lie in its L2
+constexpr int64_t kReadyElements = int64_t{16} << 20;   // their mask takes 2 MiB
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
 std::string dimensions(const std::vector<int64_t>& shape) {
@@ -44,15 +46,30 @@ int64_t words_of(int64_t begin, int64_t count) {
 /// Zeroes the elements whose bits are 0; `bit` is that of the first.
 template <class Bits>
 void zero_cut(std::byte* raw, int64_t count, const uint64_t* mask, int64_t bit) {
+  // A register that every processor has: its elements' bits are told apart by a bit a lane.
+  constexpr int kLanes = 16 / static_cast<int>(sizeof(Bits));
+  typedef Bits Vector __attribute__((vector_size(16)));
+  constexpr int kHalf = kLanes > 8 ? 8 : kLanes;  // a byte of the mask serves so many lanes
+  Vector one;
+  for (int lane = 0; lane < kLanes; ++lane) one[lane] = static_cast<Bits>(Bits{1} << (lane % kHalf));
+  const auto at = [raw](int64_t i) { return raw + i * static_cast<int64_t>(sizeof(Bits)); };
   for (int64_t i = 0; i < count;) {
-    const int64_t at = bit + i, stop = std::min(count, i + 64 - at % 64);
-    const uint64_t word = mask[at / 64];
-    if (word != ~uint64_t{0}) {
+    const int64_t from = bit + i, stop = std::min(count, i + 64 - from % 64);
+    const uint64_t word = mask[from / 64];
+    if (stop - i == 64 && word != ~uint64_t{0}) {
+      for (int j = 0; j < 64; j += kLanes) {
+        Vector bits;
+        for (int lane = 0; lane < kLanes; ++lane) {
+          bits[lane] = static_cast<Bits>(static_cast<uint8_t>(word >> (j + lane / kHalf * kHalf)));
+        }
+        Vector values;  // safetensors promises no alignment
+        std::memcpy(&values, at(i + j), sizeof(values));
+        values &= reinterpret_cast<Vector>((bits & one) != 0);
+        std::memcpy(at(i + j), &values, sizeof(values));
+      }
+    } else if (word != ~uint64_t{0}) {
       for (int64_t j = i; j < stop; ++j) {
-        Bits value;  // safetensors promises no alignment
-        std::memcpy(&value, raw + j * static_cast<int64_t>(sizeof(Bits)), sizeof(Bits));
-        value &= static_cast<Bits>(0 - (word >> ((bit + j) % 64) & 1));
-        std::memcpy(raw + j * static_cast<int64_t>(sizeof(Bits)), &value, sizeof(Bits));
+        if ((word >> ((bit + j) % 64) & 1) == 0) std::memset(at(j), 0, sizeof(Bits));
       }
     }
     i = stop;
@@ -166,10 +183,10 @@ struct FileSource::Slot {
 };
 
 /// A thread that does one thing at a time while the caller does another.
-class FileSource::ReadAhead {
+class FileSource::Worker {
  public:
-  ReadAhead() : thread_([this] { work(); }) {}
-  ~ReadAhead() {
+  Worker() : thread_([this] { work(); }) {}
+  ~Worker() {
     {
       const std::lock_guard lock(mutex_);
       stop_ = true;
@@ -229,9 +246,9 @@ class FileSource::ReadAhead {
 
 FileSource::FileSource(Backend& backend, const WeightFile& weights, const ScoreFiles& files,
                        std::vector<FileTensorOptions> options, int64_t memory)
-    : backend_(backend), weights_(weights), files_(files), slots_(2) {
-  // Two slots hold a block as it lies, as float32, its statistic and a summand of that: 28 bytes an element
-  // of half precision, 14 times the block.
+    : backend_(backend), weights_(weights), files_(files), slots_(kSlots) {
+  // Three slots hold a block as it lies, as float32, its statistic and a summand of that: 42 bytes an element
+  // of half precision, 21 times the block.
   block_bytes_ = memory == 0 ? kBlockBytes : std::clamp(memory / 32, kLeastBlockBytes, kBlockBytes);
   scratch_ = memory == 0 ? kScratchBytes : memory / 4;
   staged_ = backend.device().type != Device::Type::cpu;
@@ -359,12 +376,14 @@ void FileSource::load_norms(size_t tensor) {
 
 void FileSource::read_weights(size_t tensor, int64_t begin, int64_t count, Slot& slot, int64_t at) const {
   const size_t number = numbers_[tensor];
-  const DType type = weights_.tensors()[number].dtype;
-  std::byte* const raw = slot.raw.data() + at * size_of(type);
-  if (!slot.raw.borrowed()) weights_.read(number, begin, count, raw);
-  if (!slot.own_values) return;
+  if (slot.raw.borrowed()) return;
+  weights_.read(number, begin, count, slot.raw.data() + at * size_of(weights_.tensors()[number].dtype));
+}
+
+void FileSource::widen_weights(size_t tensor, int64_t begin, int64_t count, const std::byte* raw,
+                               std::byte* values) const {
+  const DType type = weights_.tensors()[numbers_[tensor]].dtype;
   const SourceTensor& info = infos_[tensor];
-  std::byte* const values = slot.values.data() + at * size_of(info.dtype);
   if (info.dtype == DType::f64) {
     std::memcpy(values, raw, static_cast<size_t>(count * 8));
     if (options_[tensor].keep_diagonal) set_diagonal(info, begin, count, reinterpret_cast<double*>(values));
@@ -439,7 +458,6 @@ void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic sta
   } else {
     slot.raw.of(count * size_of(type));
   }
-  if (slot.own_values) slot.values.of(count * size_of(seen));
   read_weights(tensor, begin, count, slot, 0);
   if (slot.has_statistic) {
     if (std::byte* const memory = statistic_in_memory(tensor, begin, statistic, parts)) {
@@ -491,6 +509,38 @@ ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t co
   return run;
 }
 
+ParameterSource::Run FileSource::visit_runs(size_t tensor, int64_t begin, int64_t count, Slot& slot,
+                                            bool writing, const std::function<void(const Run&)>& visit) {
+  const int64_t width = size_of(weights_.tensors()[numbers_[tensor]].dtype);
+  const int64_t seen_width = size_of(infos_[tensor].dtype);
+  if (slot.own_values && staged_) {
+    widen_weights(tensor, begin, count, slot.raw.data(), slot.values.of(count * seen_width));
+  }
+  const Run whole = run_of(tensor, begin, count, slot, writing);
+  if (!slot.own_values || staged_) {
+    visit(whole);
+    return whole;
+  }
+  // Widened here and not by the thread that reads, a little at a time and to one place: what is scored at
+  // once never leaves the cache.
+  const int64_t piece = kWidenedElements * std::max(1, backend_.info().threads), end = begin + count;
+  std::byte* const values = slots_[0].values.of(std::min(piece, count) * seen_width);
+  for (int64_t at = begin; at < end;) {
+    Run run = whole;
+    run.begin = at;
+    run.count = std::min(end, (at / piece + 1) * piece) - at;
+    const int64_t words = at / 64 - begin / 64;
+    widen_weights(tensor, at, run.count, slot.raw.data() + (at - begin) * width, values);
+    run.weights = values;
+    if (slot.has_statistic) run.statistic = slot.statistic.data() + (at - begin) * seen_width;
+    if (run.kept != nullptr) run.kept += words;
+    if (run.mask != nullptr) run.mask += words;
+    visit(run);
+    at += run.count;
+  }
+  return whole;
+}
+
 void FileSource::put(size_t tensor, int64_t begin, int64_t count, const Slot& slot, const uint64_t* mask) {
   const int64_t first = begin / 64 * 8, bytes = (begin + count + 7) / 8 - first;
   std::vector<size_t> targets = {numbers_[tensor]};
@@ -502,10 +552,11 @@ void FileSource::put(size_t tensor, int64_t begin, int64_t count, const Slot& sl
 }
 
 void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
-                        const std::function<void(int64_t, int64_t, Slot&)>& visit) {
+                        const std::function<void(int64_t, int64_t, Slot&)>& visit,
+                        const std::function<void(int64_t, int64_t, Slot&)>& write) {
   if (count == 0) return;
   const std::vector<StatisticPart> parts = statistic_parts(tensor, statistic);
-  // Where nothing has to be fetched, longer runs and no second thread: each handing over costs more than it
+  // Where nothing has to be fetched, longer runs and no other threads: each handing over costs more than it
   // gains.
   const bool ready = lies_ready(tensor, statistic, parts);
   const int64_t block = ready ? kReadyElements : block_elements(tensor), end = begin + count;
@@ -514,29 +565,36 @@ void FileSource::stream(size_t tensor, int64_t begin, int64_t count, Statistic s
   const auto fill_from = [&](int64_t at, Slot& slot) {
     fill(tensor, at, end_of(at) - at, statistic, parts, slot);
   };
-  if (!ready && ahead_ == nullptr) ahead_ = std::make_unique<ReadAhead>();
+  if (!ready && reader_ == nullptr) reader_ = std::make_unique<Worker>();
+  if (!ready && write && writer_ == nullptr) writer_ = std::make_unique<Worker>();
   struct Settle {
-    ReadAhead* ahead;
+    Worker* worker;
     ~Settle() {
-      if (ahead != nullptr) ahead->settle();
+      if (worker != nullptr) worker->settle();
     }
-  } const settle{ahead_.get()};
+  } const reading{reader_.get()}, writing{writer_.get()};
   size_t current = 0;
   fill_from(begin, slots_[0]);
   for (int64_t at = begin; at < end;) {
     if (!cutting_memory_) progress_->check();
     const int64_t next = end_of(at);
+    Slot &slot = slots_[current], &other = slots_[(current + 1) % kSlots];
     if (next < end && !ready) {
-      Slot& other = slots_[1 - current];
-      ahead_->start([&fill_from, next, &other] { fill_from(next, other); });
+      reader_->start([&fill_from, next, &other] { fill_from(next, other); });
     }
-    visit(at, next - at, slots_[current]);
+    visit(at, next - at, slot);
+    if (write && ready) write(at, next - at, slot);
+    if (write && !ready) {
+      writer_->finish();
+      writer_->start([&write, at, next, &slot] { write(at, next - at, slot); });
+    }
     progress_->advance(next - at);
-    if (next < end && !ready) ahead_->finish();
-    if (next < end && ready) fill_from(next, slots_[1 - current]);
+    if (next < end && !ready) reader_->finish();
+    if (next < end && ready) fill_from(next, other);
     at = next;
-    current = 1 - current;
+    current = (current + 1) % kSlots;
   }
+  if (write && !ready) writer_->finish();
 }
 
 void FileSource::enter_stage(bool writing) {
@@ -555,9 +613,8 @@ void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic sta
       (output_->in_place() || weights_.memory(numbers_[tensor]) != nullptr)) {
     cutting_memory_ = true;
   }
-  stream(tensor, begin, count, statistic, [&](int64_t at, int64_t size, Slot& slot) {
-    const Run run = run_of(tensor, at, size, slot, writing);
-    visit(run);
+  const auto cut = [&](int64_t at, int64_t size, Slot& slot) {
+    const Run run = visit_runs(tensor, at, size, slot, writing, visit);
     if (!writing) return;
     const int64_t words = words_of(at, size);
     uint64_t* const mask = reinterpret_cast<uint64_t*>(slot.mask.data());
@@ -574,8 +631,15 @@ void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic sta
       const int64_t width = size_of(weights_.tensors()[numbers_[tensor]].dtype);
       zero_cut(width, slot.raw.data(), size, mask, at % 64);
     }
-    put(tensor, at, size, slot, mask);
-  });
+  };
+  const auto put_cut = [&](int64_t at, int64_t size, Slot& slot) {
+    put(tensor, at, size, slot, reinterpret_cast<const uint64_t*>(slot.mask.data()));
+  };
+  if (writing && output_ != nullptr) {
+    stream(tensor, begin, count, statistic, cut, put_cut);
+  } else {
+    stream(tensor, begin, count, statistic, cut);
+  }
 }
 
 bool FileSource::random_access() const {
@@ -611,6 +675,10 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
       const bool whole = size == kLine && at % 64 == 0;
       if (!whole && !starts.empty()) break;
       read_weights(tensor, at, size, slot, gathered);
+      if (slot.own_values) {
+        widen_weights(tensor, at, size, slot.raw.data() + gathered * size_of(type),
+                      slot.values.data() + gathered * size_of(seen));
+      }
       if (slot.has_statistic) read_statistic(tensor, at, size, statistic, parts, slot, gathered);
       if (slot.has_kept) {
         read_kept(tensor, at, size, reinterpret_cast<uint64_t*>(slot.kept.data()) + gathered / 64);
@@ -654,14 +722,14 @@ void FileSource::copy_rest() {
     if (written_[t]) continue;
     if (output_->in_place() || weights_.memory(numbers_[t]) != nullptr) cutting_memory_ = true;
     const int64_t width = size_of(weights_.tensors()[numbers_[t]].dtype);
-    stream(t, 0, infos_[t].size(), Statistic::none, [&](int64_t at, int64_t size, Slot& slot) {
-      const uint64_t* kept = nullptr;
-      if (slot.has_kept) {
-        kept = reinterpret_cast<const uint64_t*>(slot.kept.data());
-        zero_cut(width, slot.raw.data(), size, kept, at % 64);
-      }
-      put(t, at, size, slot, kept);
-    });
+    const auto kept_of = [](const Slot& slot) {
+      return slot.has_kept ? reinterpret_cast<const uint64_t*>(slot.kept.data()) : nullptr;
+    };
+    const auto cut = [&](int64_t at, int64_t size, Slot& slot) {
+      if (slot.has_kept) zero_cut(width, slot.raw.data(), size, kept_of(slot), at % 64);
+    };
+    stream(t, 0, infos_[t].size(), Statistic::none, cut,
+           [&](int64_t at, int64_t size, Slot& slot) { put(t, at, size, slot, kept_of(slot)); });
   }
 }
 

@@ -31,6 +31,7 @@ struct ScoreFiles {
 class CutOutput {
  public:
   virtual ~CutOutput() = default;
+  // Calls come one at a time, but not from one thread.
   /// Whether what is written can't be taken back: then writing is never interrupted.
   virtual bool in_place() const { return false; }
   /// Elements of a tensor of the file, in its own type.
@@ -49,10 +50,10 @@ struct FileTensorOptions {
   bool is_tied = false;        // one of those: not a tensor of the source
 };
 
-/// Weight files as a source, whatever their size: blocks are read into a few reused buffers, the next one by
-/// a second thread while this one is scored, and never mapped. Half precision is scored as float32. Writing
-/// streams the file's own bits to an output. What lies in memory (WeightFile::memory) is read where it lies,
-/// and cut there.
+/// Weight files as a source, whatever their size: blocks are read into a few reused buffers and never mapped.
+/// The next one is read by a second thread while this one is scored, and the one before written by a third.
+/// Half precision is scored as float32. Writing streams the file's own bits to an output. What lies in memory
+/// (WeightFile::memory) is read where it lies, and cut there.
 class FileSource final : public ParameterSource {
  public:
   /// `memory`: what buffers and logs may take together, in bytes; 0: as they like. The files must outlive it.
@@ -94,7 +95,7 @@ class FileSource final : public ParameterSource {
 
  private:
   struct Slot;
-  class ReadAhead;
+  class Worker;
   struct StatisticPart {
     const WeightFile* file;
     size_t tensor;
@@ -112,14 +113,24 @@ class FileSource final : public ParameterSource {
   void read_statistic(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                       std::span<const StatisticPart> parts, Slot& slot, int64_t at) const;
   void read_weights(size_t tensor, int64_t begin, int64_t count, Slot& slot, int64_t at) const;
+  /// As selection sees them, from what was read.
+  void widen_weights(size_t tensor, int64_t begin, int64_t count, const std::byte* raw,
+                     std::byte* values) const;
   void read_kept(size_t tensor, int64_t begin, int64_t count, uint64_t* words) const;
   void fill(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
             std::span<const StatisticPart> parts, Slot& slot) const;
   Run run_of(size_t tensor, int64_t begin, int64_t count, Slot& slot, bool writing);
+  /// Calls visit(run) for a block that was read, whole or, where it has to be widened first, piece by piece.
+  /// Returns the whole run, whose weights need not be there.
+  Run visit_runs(size_t tensor, int64_t begin, int64_t count, Slot& slot, bool writing,
+                 const std::function<void(const Run&)>& visit);
   void put(size_t tensor, int64_t begin, int64_t count, const Slot& slot, const uint64_t* mask);
   void enter_stage(bool writing);
+  /// Calls visit(begin, count, slot) for consecutive blocks, and `write`, if there is one, for each of them
+  /// afterwards, maybe from another thread while the next one is visited.
   void stream(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
-              const std::function<void(int64_t begin, int64_t count, Slot&)>& visit);
+              const std::function<void(int64_t begin, int64_t count, Slot&)>& visit,
+              const std::function<void(int64_t begin, int64_t count, Slot&)>& write = {});
 
   Backend& backend_;
   const WeightFile& weights_;
@@ -139,7 +150,7 @@ class FileSource final : public ParameterSource {
   int64_t scratch_ = 0;
   bool staged_ = false;
   std::vector<Slot> slots_;
-  std::unique_ptr<ReadAhead> ahead_;
+  std::unique_ptr<Worker> reader_, writer_;
   size_t norms_of_ = ~size_t{0};  // whose norms are held
   std::vector<double> norms_;
   size_t summands_ = 0;  // files that give each tensor's statistic: the same number for all
