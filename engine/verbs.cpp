@@ -8,6 +8,7 @@
 #include "engine/files/input_file.hpp"
 #include "engine/model/model_folder.hpp"
 #include "engine/prune/gradients.hpp"
+#include "engine/prune/reading_progress.hpp"
 #include "engine/report/metrics.hpp"
 #include "engine/sparse/layout_policy.hpp"
 #include "engine/train/trainer.hpp"
@@ -118,14 +119,16 @@ ConvertReport convert_model(const fs::path& input, Encoding encoding, const fs::
                             const RunOptions& options) {
   const Existing existing = options.force ? Existing::replace : Existing::refuse;
   check_output(output.string(), existing);
-  if (!is_model_folder(input)) {
-    return convert_weights(*open_weights(input.string()), output.string(), encoding, existing);
-  }
-  read_model(input);
+  const bool is_model = is_model_folder(input);
+  if (is_model) read_model(input);
+  const std::unique_ptr<WeightFile> weights = open_weights(input.string());
+  ReadingProgress progress(options.listener, options.stop);
+  const BeforeBlock before_block = progress.copying("convert", *weights);
+  if (!is_model) return convert_weights(*weights, output.string(), encoding, existing, before_block);
   AtomicFolder folder(output.string(), existing);
   const fs::path building = folder.building();
-  ConvertReport report =
-      convert_weights(*open_weights(input.string()), (building / "weights.safetensors").string(), encoding);
+  ConvertReport report = convert_weights(*weights, (building / "weights.safetensors").string(), encoding,
+                                         Existing::refuse, before_block);
   for (const char* name : {"model.json", "masks.safetensors"}) {
     if (!fs::exists(input / name)) continue;
     write_file((building / name).string(), read_file((input / name).string()));

@@ -46,11 +46,13 @@ void for_each_value(int64_t width, const char* block, int64_t count, const Visit
 
 /// Calls visit(first element, elements, raw bytes) for consecutive blocks of a tensor.
 template <class Visit>
-void for_each_block(const WeightFile& file, size_t tensor, const Visit& visit) {
+void for_each_block(const WeightFile& file, size_t tensor, const BeforeBlock& before_block,
+                    const Visit& visit) {
   const FileTensor& info = file.tensors()[tensor];
   std::vector<char> block(static_cast<size_t>(std::min(info.size(), kElementBlock) * size_of(info.dtype)));
   for (int64_t begin = 0; begin < info.size(); begin += kElementBlock) {
     const int64_t count = std::min(kElementBlock, info.size() - begin);
+    if (before_block) before_block(count);
     file.read(tensor, begin, count, block.data());
     visit(begin, count, block.data());
   }
@@ -61,11 +63,11 @@ struct Counts {
   int64_t deltas = 0;  // bytes of them
 };
 
-Counts count_both(const WeightFile& file, size_t tensor) {
+Counts count_both(const WeightFile& file, size_t tensor, const BeforeBlock& before_block) {
   Counts counts;
   int64_t position = 0;
   const int64_t width = size_of(file.tensors()[tensor].dtype);
-  for_each_block(file, tensor, [&](int64_t begin, int64_t count, const char* block) {
+  for_each_block(file, tensor, before_block, [&](int64_t begin, int64_t count, const char* block) {
     for_each_value(width, block, count, [&](int64_t i) {
       counts.deltas += (begin + i - position) / kEscape + 1;
       position = begin + i + 1;
@@ -115,11 +117,12 @@ class TensorStream {
   std::vector<char> pending_;
 };
 
-void write_bitmap(const WeightFile& from, size_t tensor, WeightWriter& writer) {
+void write_bitmap(const WeightFile& from, size_t tensor, WeightWriter& writer,
+                  const BeforeBlock& before_block) {
   const FileTensor& info = from.tensors()[tensor];
   const int64_t width = size_of(info.dtype);
   TensorStream values(writer, values_name(info.name)), code(writer, code_name(info.name, "bitmap"));
-  for_each_block(from, tensor, [&](int64_t, int64_t count, const char* block) {
+  for_each_block(from, tensor, before_block, [&](int64_t, int64_t count, const char* block) {
     static_assert(kElementBlock % 8 == 0, "a block starts on a whole byte of the bitmap");
     std::vector<char> bits(static_cast<size_t>(bitmap_bytes(count)), 0);
     for_each_value(width, block, count, [&](int64_t i) {
@@ -132,12 +135,13 @@ void write_bitmap(const WeightFile& from, size_t tensor, WeightWriter& writer) {
   code.flush();
 }
 
-void write_deltas(const WeightFile& from, size_t tensor, WeightWriter& writer) {
+void write_deltas(const WeightFile& from, size_t tensor, WeightWriter& writer,
+                  const BeforeBlock& before_block) {
   const FileTensor& info = from.tensors()[tensor];
   const int64_t width = size_of(info.dtype);
   TensorStream values(writer, values_name(info.name)), code(writer, code_name(info.name, "deltas"));
   int64_t position = 0;
-  for_each_block(from, tensor, [&](int64_t begin, int64_t count, const char* block) {
+  for_each_block(from, tensor, before_block, [&](int64_t begin, int64_t count, const char* block) {
     for_each_value(width, block, count, [&](int64_t i) {
       for (; begin + i - position >= kEscape; position += kEscape) code.append(kEscape);
       code.append(begin + i - position);
@@ -150,9 +154,10 @@ void write_deltas(const WeightFile& from, size_t tensor, WeightWriter& writer) {
   code.flush();
 }
 
-void write_dense(const WeightFile& from, size_t tensor, WeightWriter& writer) {
+void write_dense(const WeightFile& from, size_t tensor, WeightWriter& writer,
+                 const BeforeBlock& before_block) {
   const size_t target = writer.index(from.tensors()[tensor].name);
-  for_each_block(from, tensor, [&](int64_t begin, int64_t count, const char* block) {
+  for_each_block(from, tensor, before_block, [&](int64_t begin, int64_t count, const char* block) {
     writer.write(target, begin, count, block);
   });
 }
@@ -162,13 +167,14 @@ void write_dense(const WeightFile& from, size_t tensor, WeightWriter& writer) {
 int64_t count_values(const WeightFile& file, size_t tensor) {
   int64_t values = 0;
   const int64_t width = size_of(file.tensors()[tensor].dtype);
-  for_each_block(file, tensor, [&](int64_t, int64_t count, const char* block) {
+  for_each_block(file, tensor, {}, [&](int64_t, int64_t count, const char* block) {
     for_each_value(width, block, count, [&](int64_t) { ++values; });
   });
   return values;
 }
 
-SparseEncodingReport encode_sparse(const WeightFile& from, const std::string& to, Existing existing) {
+SparseEncodingReport encode_sparse(const WeightFile& from, const std::string& to, Existing existing,
+                                   const BeforeBlock& before_block) {
   check_output(to, existing);
   SparseEncodingReport report;
   std::set<std::string> names;
@@ -177,7 +183,7 @@ SparseEncodingReport encode_sparse(const WeightFile& from, const std::string& to
   json described = json::object();
   for (size_t i = 0; i < from.tensors().size(); ++i) {
     const FileTensor& tensor = from.tensors()[i];
-    const Counts counts = count_both(from, i);
+    const Counts counts = count_both(from, i, before_block);
     EncodedTensor encoded{tensor.name, "dense", tensor.size(), counts.values, tensor.bytes(), tensor.bytes()};
     const int64_t description = 256 + 2 * static_cast<int64_t>(tensor.name.size());
     const int64_t values = counts.values * size_of(tensor.dtype) + description;
@@ -216,11 +222,11 @@ SparseEncodingReport encode_sparse(const WeightFile& from, const std::string& to
   for (size_t i = 0; i < report.tensors.size(); ++i) {
     const std::string& encoding = report.tensors[i].encoding;
     if (encoding == "bitmap") {
-      write_bitmap(from, i, writer);
+      write_bitmap(from, i, writer, before_block);
     } else if (encoding == "deltas") {
-      write_deltas(from, i, writer);
+      write_deltas(from, i, writer, before_block);
     } else {
-      write_dense(from, i, writer);
+      write_dense(from, i, writer, before_block);
     }
   }
   writer.finish();

@@ -73,7 +73,8 @@ struct SparseEncodingReport {
 /// Writes all tensors of `from` to the safetensors file `to` in the sparse encoding, in two passes over
 /// blocks. `from` may be of any format, this one included; its metadata are kept.
 SparseEncodingReport encode_sparse(const WeightFile& from, const std::string& to,
-                                   Existing existing = Existing::refuse);
+                                   Existing existing = Existing::refuse,
+                                   const BeforeBlock& before_block = {});
 
 /// Counts the elements of a tensor that are not +0: what `inspect` calls kept.
 int64_t count_values(const WeightFile& file, size_t tensor);

@@ -168,7 +168,8 @@ std::unique_ptr<WeightWriter> create_weights(const std::string& path, std::vecto
   return std::make_unique<SafetensorsWriter>(path, std::move(tensors), std::move(metadata), existing);
 }
 
-void copy_weights(const WeightFile& from, const std::string& to, Existing existing) {
+void copy_weights(const WeightFile& from, const std::string& to, Existing existing,
+                  const BeforeBlock& before_block) {
   const std::unique_ptr<WeightWriter> writer = create_weights(to, from.tensors(), from.metadata(), existing);
   std::vector<char> raw(static_cast<size_t>(kBlockBytes));
   for (size_t i = 0; i < from.tensors().size(); ++i) {
@@ -177,6 +178,7 @@ void copy_weights(const WeightFile& from, const std::string& to, Existing existi
     const int64_t block = kBlockBytes / size_of(tensor.dtype);
     for (int64_t begin = 0; begin < tensor.size(); begin += block) {
       const int64_t count = std::min(block, tensor.size() - begin);
+      if (before_block) before_block(count);
       from.read(i, begin, count, raw.data());
       writer->write(target, begin, count, raw.data());
     }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -121,8 +122,13 @@ std::unique_ptr<WeightWriter> create_weights(const std::string& path, std::vecto
                                              std::map<std::string, std::string> metadata = {},
                                              Existing existing = Existing::refuse);
 
+/// Called before every block that a copy or an encoding reads, with its number of elements; may throw, and
+/// then no output is left.
+using BeforeBlock = std::function<void(int64_t elements)>;
+
 /// Copies all tensors into a plain file, block by block: a sparse-encoded file becomes dense again, bit for
 /// bit.
-void copy_weights(const WeightFile& from, const std::string& to, Existing existing = Existing::refuse);
+void copy_weights(const WeightFile& from, const std::string& to, Existing existing = Existing::refuse,
+                  const BeforeBlock& before_block = {});
 
 }  // namespace coppice

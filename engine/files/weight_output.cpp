@@ -63,9 +63,9 @@ void WeightOutput::finish() {
   if (!index_path_.empty()) write_file(index_path_, index_);
 }
 
-void encode_shards(const ShardedSafetensors& from, const std::string& to) {
+void encode_shards(const ShardedSafetensors& from, const std::string& to, const BeforeBlock& before_block) {
   for (size_t i = 0; i < from.shards(); ++i) {
-    encode_sparse(from.shard(i), in_folder(to, from.shard_name(i)));
+    encode_sparse(from.shard(i), in_folder(to, from.shard_name(i)), Existing::refuse, before_block);
   }
   write_file(in_folder(to, index_name(from)), read_file(from.path()));
 }
@@ -89,15 +89,15 @@ int64_t file_bytes(const WeightFile& file) {
 }
 
 ConvertReport convert_weights(const WeightFile& from, const std::string& to, Encoding encoding,
-                              Existing existing) {
+                              Existing existing, const BeforeBlock& before_block) {
   ConvertReport report;
   report.bytes_before = file_bytes(from);
   const auto* const sharded = dynamic_cast<const ShardedSafetensors*>(&from);
   if (sharded == nullptr || names_weight_file(to)) {
     if (encoding == Encoding::sparse) {
-      encode_sparse(from, to, existing);
+      encode_sparse(from, to, existing, before_block);
     } else {
-      copy_weights(from, to, existing);
+      copy_weights(from, to, existing, before_block);
     }
     report.files = 1;
     report.bytes_after = static_cast<int64_t>(fs::file_size(to));
@@ -106,10 +106,11 @@ ConvertReport convert_weights(const WeightFile& from, const std::string& to, Enc
   check_not_over_input(from, to);
   AtomicFolder folder(to, existing);
   if (encoding == Encoding::sparse) {
-    encode_shards(*sharded, folder.building());
+    encode_shards(*sharded, folder.building(), before_block);
   } else {
     for (size_t i = 0; i < sharded->shards(); ++i) {
-      copy_weights(sharded->shard(i), in_folder(folder.building(), sharded->shard_name(i)));
+      copy_weights(sharded->shard(i), in_folder(folder.building(), sharded->shard_name(i)), Existing::refuse,
+                   before_block);
     }
     write_file(in_folder(folder.building(), index_name(from)), read_file(from.path()));
   }

@@ -50,10 +50,11 @@ struct ConvertReport {
 /// sharded checkpoint gives a folder of shards with the same index, in which an existing one of them may be
 /// replaced; all else gives one file. Memory stays small whatever the size.
 ConvertReport convert_weights(const WeightFile& from, const std::string& to, Encoding encoding,
-                              Existing existing = Existing::refuse);
+                              Existing existing = Existing::refuse, const BeforeBlock& before_block = {});
 
 /// The sparse encoding of each of `from`'s files under the same name in the folder `to`, and its index.
-void encode_shards(const ShardedSafetensors& from, const std::string& to);
+void encode_shards(const ShardedSafetensors& from, const std::string& to,
+                   const BeforeBlock& before_block = {});
 
 /// Throws Error(bad_input) when a folder of shards would replace the folder in which `from` lies: it may hold
 /// more than weights, which a replacement would take with it.

@@ -208,10 +208,12 @@ void write_smaller(const WeightFile& smaller, const PruneFiles& files, const Pla
   }
   report.bytes_after = report.sparse_bytes;
   if (files.dry_run) return;
+  ReadingProgress progress(files.listener, files.stop);
+  const BeforeBlock before_block = progress.copying("write", smaller);
   if (files.sparse_encoding) {
-    encode_sparse(smaller, places.weights.string(), places.existing);
+    encode_sparse(smaller, places.weights.string(), places.existing, before_block);
   } else {
-    copy_weights(smaller, places.weights.string(), places.existing);
+    copy_weights(smaller, places.weights.string(), places.existing, before_block);
   }
   report.bytes_after = static_cast<uint64_t>(fs::file_size(places.weights));
   fs::remove(places.masks);  // of a file that was replaced
@@ -351,11 +353,13 @@ PruneReport prune_to(const std::unique_ptr<WeightFile>& file, const PruneFiles& 
     output->finish_weights();
   } else {
     output->finish_weights();
+    ReadingProgress progress(files.listener, files.stop);
+    const BeforeBlock before_block = progress.copying("encode", *file);
     if (places.one_file) {
-      encode_sparse(SafetensorsFile(plain.string()), places.weights.string(), places.existing);
+      encode_sparse(SafetensorsFile(plain.string()), places.weights.string(), places.existing, before_block);
     } else {
       encode_shards(ShardedSafetensors((plain / fs::path(file->path()).filename()).string()),
-                    places.weights.string());
+                    places.weights.string(), before_block);
     }
     output->finish_masks();
   }

@@ -52,6 +52,16 @@ void ReadingProgress::advance(int64_t weights) {
   listener_->progress(progress);
 }
 
+BeforeBlock ReadingProgress::copying(std::string_view stage, const WeightFile& file) {
+  int64_t weights = 0;
+  for (const FileTensor& tensor : file.tensors()) weights += tensor.size();
+  enter(stage, weights);
+  return [this](int64_t elements) {
+    check();
+    advance(elements);
+  };
+}
+
 void ReadingProgress::end_stage() {
   if (listener_ != nullptr && !stage_.empty()) {
     listener_->stage_ends(stage_, seconds_between(started_, Clock::now()));

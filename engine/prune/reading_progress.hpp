@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "engine/files/weight_file.hpp"
 #include "engine/train/progress.hpp"
 
 namespace coppice {
@@ -24,6 +25,9 @@ class ReadingProgress {
   void check() const;
   /// So many more were read.
   void advance(int64_t weights);
+  /// Enters a stage that copies or encodes a file, and does both before each of its blocks. It must outlive
+  /// what it returns.
+  BeforeBlock copying(std::string_view stage, const WeightFile& file);
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -490,28 +490,44 @@ TEST_F(Stopping, ARunThatIsKilledGoesOnFromItsLastCheckpoint) {
   expect_same_results("whole", "killed");
 }
 
-/// A file of which most takes no room on the disk, but long enough to read that the signal comes in between.
-TEST_F(Program, PruningThatIsInterruptedLeavesNothing) {
+/// A file of which most takes no room on the disk, but long enough to read that a signal comes in between.
+void write_hollow(const fs::path& path) {
   constexpr int64_t kRows = 1 << 16, kCols = 1 << 10;
   std::string header = fmt::format(R"({{"w":{{"dtype":"F32","shape":[{},{}],"data_offsets":[0,{}]}}}})",
                                    kRows, kCols, 4 * kRows * kCols);
   header.resize((header.size() + 7) / 8 * 8, ' ');
   const uint64_t length = header.size();
-  write_text(folder / "in.safetensors", std::string(reinterpret_cast<const char*>(&length), 8) + header);
-  fs::resize_file(folder / "in.safetensors", 8 + length + static_cast<uint64_t>(4 * kRows * kCols));
+  write_text(path, std::string(reinterpret_cast<const char*>(&length), 8) + header);
+  fs::resize_file(path, 8 + length + static_cast<uint64_t>(4 * kRows * kCols));
+}
+
+TEST_F(Program, WhatIsInterruptedLeavesNothing) {
+  write_hollow(folder / "in.safetensors");
   const std::vector<std::string> before = folder.names();
-  for (const int signal_number : {SIGINT, SIGTERM}) {
-    Process process({"prune", "in.safetensors", "--criterion", "magnitude", "--sparsity", "0.5", "-o",
-                     "out.safetensors", "--threads", "1"},
-                    folder.path());
-    ASSERT_TRUE(
-        process.wait_until([&] { return process.err_so_far().find("select ...") != std::string::npos; }));
-    process.send(signal_number);
-    const Outcome outcome = process.wait();
-    EXPECT_EQ(outcome.code, 1) << outcome.err;
-    EXPECT_EQ(outcome.out, "");
-    EXPECT_THAT(outcome.err, HasSubstr("coppice: interrupted; nothing was written\n"));
-    EXPECT_EQ(folder.names(), before);
+  const std::vector<std::string> prune = {
+      "prune", "in.safetensors", "--criterion", "magnitude", "--sparsity",
+      "0.5",   "--threads",      "1",           "-o",        "out.safetensors"};
+  std::vector<std::string> encode = prune;
+  encode.push_back("--sparse-encoding");
+  const std::vector<std::string> sparse = {"convert", "in.safetensors", "--to", "sparse", "-o", "out"};
+  const std::vector<std::string> dense = {"convert", "in.safetensors", "--to", "dense", "-o", "out"};
+  for (const auto& [arguments, stage] : {std::pair{prune, "select ..."},
+                                         {prune, "cut ..."},
+                                         {encode, "encode ..."},
+                                         {sparse, "convert ..."},
+                                         {dense, "convert ..."}}) {
+    for (const int signal_number : {SIGINT, SIGTERM}) {
+      if (signal_number == SIGTERM && arguments == encode) continue;  // once is long enough
+      SCOPED_TRACE(fmt::format("{} {}: {}", arguments.front(), arguments.back(), stage));
+      Process process(arguments, folder.path());
+      ASSERT_TRUE(process.wait_until([&] { return process.err_so_far().find(stage) != std::string::npos; }));
+      process.send(signal_number);
+      const Outcome outcome = process.wait();
+      EXPECT_EQ(outcome.code, 1) << outcome.err;
+      EXPECT_EQ(outcome.out, "");
+      EXPECT_THAT(outcome.err, HasSubstr("coppice: interrupted; nothing was written\n"));
+      EXPECT_EQ(folder.names(), before);
+    }
   }
 }
 

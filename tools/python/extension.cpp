@@ -217,9 +217,9 @@ std::string prune_file(const std::string& weights, const std::vector<std::string
 std::tuple<int64_t, int64_t, size_t> convert(const std::string& input, const std::string& to,
                                              const std::string& output, bool force) {
   if (to != "dense" && to != "sparse") bad_input("to is '{}'; expected 'dense' or 'sparse'", to);
-  const ConvertReport report = interruptible([&](const StopToken&) {
+  const ConvertReport report = interruptible([&](const StopToken& stop) {
     return convert_model(input, to == "sparse" ? Encoding::sparse : Encoding::dense, output,
-                         {force, nullptr, nullptr});
+                         {force, nullptr, &stop});
   });
   return {report.bytes_before, report.bytes_after, report.files};
 }
