@@ -149,7 +149,8 @@ def frames(bench, table):
             for name, goal in (("ONNX Runtime", onnx_goal), ("dense", own_goal)):
                 dense = entry_of(cell, name)
                 if dense is not None:
-                    table.add(what, "90 %", goal if family == "unstructured" else None,
+                    noisy = ", noisy" if entry["noisy"] or dense["noisy"] else ""
+                    table.add(what + noisy, "90 %", goal if family == "unstructured" else None,
                               dense["seconds"] / entry["seconds"], share,
                               f"{dense['version'] if name != 'dense' else 'our dense'} {dense['seconds'] * 1e6:.0f} us")
 
