@@ -126,7 +126,7 @@ case "$mode" in
     find_python
     build build "${python[@]}" "${emulation[@]}"
     run build ""
-    build build-asan -DCOPPICE_SANITIZE=address,undefined "${emulation[@]}"
+    build build-asan -DCOPPICE_SANITIZE=address,undefined
     run build-asan "sanitizers: "
     target=cuda_races
     build build-tsan -DCOPPICE_SANITIZE=thread
