@@ -3,6 +3,7 @@
 
     bench/goals.py                        # all of it, some minutes; needs a build with -DCOPPICE_BENCH=ON
     bench/goals.py --rows product,frame   # some of it
+    bench/goals.py --rows sequence --sparsity 0.9 --turns 5   # less of it: half a minute
     bench/goals.py --keep results         # also keeps each run's bench.json in a folder
 
 Speed-ups are over the fastest dense of the same run (ours, oneDNN, OpenBLAS, Eigen, PyTorch, ONNX Runtime: those that are
@@ -30,9 +31,10 @@ GOALS = {
              "unstructured, B 1, H 1024": (4.5, 8, 14), "blocks or balanced, B 32": (4.8, 9.3, 17),
              "blocks or balanced, B 1": (8, 14, 28), "LSTM inference, T 64, B 32, H 1024": (2.7, 4.8, 7.5)},
 }
-RETRAINING = (None, 3.5, 5.5)
+RETRAINING = {0.8: None, 0.9: 3.5, 0.95: 5.5}
 FILES = {0.8: 0.235, 0.9: 0.135, 0.95: 0.08}
 SPARSITIES = (0.8, 0.9, 0.95)
+BREAK_EVEN = (0.2, 0.3, 0.4, 0.5)
 
 
 class Table:
@@ -58,9 +60,14 @@ def percent(sparsity):
     return f"{100 * sparsity:g} %"
 
 
+def listed(sparsities):
+    return ",".join(f"{s:g}" for s in sparsities)
+
+
 class Bench:
     def __init__(self, options):
         self.options, self.runs = options, 0
+        self.sparsities = options.sparsity
 
     def run(self, *arguments, threads=1):
         command = [self.options.program, "bench", "--cell", "lstm", "--threads", str(threads), "--device", "cpu",
@@ -92,6 +99,8 @@ def best(cell, families):
 
 def add_best(table, what, goals, result, batch, families):
     for sparsity, goal in zip(SPARSITIES, goals):
+        if all(abs(c["sparsity"] - sparsity) > 1e-9 for c in result["cells"]):
+            continue
         cell = cell_of(result, batch, sparsity)
         entry, dense = best(cell, families), entry_of(cell, cell["best_dense"])
         ratio = dense["seconds"] / entry["seconds"]
@@ -108,8 +117,10 @@ def add_break_even(table, what, goal, result, batch):
 
 
 def products(bench, goals, table):
-    wide = bench.run("--hidden", "1024", "--batch", "1,32", "--sparsity", "0.2,0.3,0.4,0.5,0.8,0.9,0.95")
-    narrow = bench.run("--hidden", "512", "--batch", "16", "--sparsity", "0.2,0.3,0.4,0.5,0.8,0.9,0.95")
+    whole = len(bench.sparsities) == len(SPARSITIES)
+    sparsities = listed((BREAK_EVEN if whole else ()) + tuple(bench.sparsities))
+    wide = bench.run("--hidden", "1024", "--batch", "1,32", "--sparsity", sparsities)
+    narrow = bench.run("--hidden", "512", "--batch", "16", "--sparsity", sparsities)
     structured = ("blocks", "balanced")
     for what, result, batch, families in (
             ("unstructured, B 32, H 1024", wide, 32, ("unstructured",)),
@@ -117,10 +128,11 @@ def products(bench, goals, table):
             ("unstructured, B 1, H 1024", wide, 1, ("unstructured",)),
             ("blocks or balanced, B 32", wide, 32, structured), ("blocks or balanced, B 1", wide, 1, structured)):
         add_best(table, what, goals[what], result, batch, families)
-    add_break_even(table, "B 32, H 1024", 0.3, wide, 32)
-    add_break_even(table, "B 1, H 1024", 0.3, wide, 1)
-    add_break_even(table, "B 16, H 512", 0.48, narrow, 16)
-    for sparsity in SPARSITIES:
+    if whole:
+        add_break_even(table, "B 32, H 1024", 0.3, wide, 32)
+        add_break_even(table, "B 1, H 1024", 0.3, wide, 1)
+        add_break_even(table, "B 16, H 512", 0.48, narrow, 16)
+    for sparsity in bench.sparsities:
         cell = cell_of(wide, 32, sparsity)
         csr, ours = entry_of(cell, "PyTorch CSR"), best(cell, ("unstructured",))
         if csr is not None:
@@ -132,7 +144,7 @@ def products(bench, goals, table):
 def sequences(bench, goals, table):
     what = "LSTM inference, T 64, B 32, H 1024"
     result = bench.run("--work", "sequence", "--steps", "64", "--hidden", "1024", "--batch", "32", "--sparsity",
-                       "0.8,0.9,0.95", "--layout", "sell,bsr,balanced")
+                       listed(bench.sparsities), "--layout", "sell,bsr,balanced")
     for family, goal in (("unstructured", goals[what]), ("blocks", (None,) * 3), ("balanced", (None,) * 3)):
         add_best(table, f"{what}, {family}", goal, result, 32, (family,))
 
@@ -157,16 +169,16 @@ def frames(bench, table):
 
 def retraining(options, table):
     program = pathlib.Path(options.program).parent / "bench" / "bench_sparse_training"
-    command = [str(program), "--hidden", "1024", "--batch", "32", "--steps", "64", "--sparsity", "0.8,0.9,0.95", "--turns",
-               str(min(options.turns, 7)), "--json"]
+    command = [str(program), "--hidden", "1024", "--batch", "32", "--steps", "64", "--sparsity", listed(options.sparsity),
+               "--turns", str(min(options.turns, 7)), "--json"]
     print("$ " + " ".join(command), file=sys.stderr)
-    for line, goal in zip(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines(),
-                          RETRAINING):
+    for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
         step = json.loads(line)
         # Forward and dW of both matrices, backward through time of one, dX of the other: three times both.
         nonzeros = (1 - step["sparsity"]) * 2 * 4 * step["hidden"] ** 2
         operations = 2 * 3 * nonzeros * step["steps"] * step["batch"]
-        table.add(f"retraining step, T 64, B 32, H 1024 ({step['layout']})", percent(step["sparsity"]), goal, step["ratio"],
+        table.add(f"retraining step, T 64, B 32, H 1024 ({step['layout']})", percent(step["sparsity"]),
+                  RETRAINING[step["sparsity"]], step["ratio"],
                   f"{operations / step['sparse_s'] / step['peak_gflops'] * 1e-9:.2f}",
                   f"our dense step and mask {step['dense_s'] * 1e3:.0f} ms")
 
@@ -182,12 +194,12 @@ def files(options, table):
         header += b" " * (-len(header) % 8)
         dense = folder / "dense.safetensors"
         dense.write_bytes(struct.pack("<Q", len(header)) + header + values.tobytes())
-        for sparsity, goal in FILES.items():
+        for sparsity in options.sparsity:
             out = folder / f"{sparsity}.safetensors"
             subprocess.run([options.program, "prune", str(dense), "--criterion", "random", "--sparsity", str(sparsity),
                             "--sparse-encoding", "-o", str(out), "--quiet"], check=True, stdout=subprocess.DEVNULL)
-            table.add("sparse file over dense", percent(sparsity), goal, out.stat().st_size / dense.stat().st_size,
-                      at_most=True)
+            table.add("sparse file over dense", percent(sparsity), FILES[sparsity],
+                      out.stat().st_size / dense.stat().st_size, at_most=True)
 
 
 def main():
@@ -195,6 +207,8 @@ def main():
     parser.add_argument("--program", default=str(HERE.parent / "build/coppice"))
     parser.add_argument("--machine", choices=GOALS, default="zen4", help="whose goals to compare with")
     parser.add_argument("--rows", default=",".join(KINDS), help="some of " + ", ".join(KINDS))
+    parser.add_argument("--sparsity", default=listed(SPARSITIES),
+                        help="some of " + listed(SPARSITIES) + "; frames are at 0.9 alone, break-even needs all")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--baselines", help="as `coppice bench --baselines`")
     parser.add_argument("--keep", help="a folder for what each run gave")
@@ -202,6 +216,10 @@ def main():
     rows = options.rows.split(",")
     if unknown := set(rows) - set(KINDS):
         parser.error("unknown rows: " + ", ".join(sorted(unknown)))
+    asked = {float(s) for s in options.sparsity.split(",")}
+    if unknown := asked - set(SPARSITIES):
+        parser.error(f"no goals at sparsity {listed(sorted(unknown))}; expected some of {listed(SPARSITIES)}")
+    options.sparsity = [s for s in SPARSITIES if s in asked]
     bench, table, goals = Bench(options), Table(), GOALS[options.machine]
     if "product" in rows:
         products(bench, goals, table)

@@ -86,7 +86,9 @@ inline int serve(const char* library, const std::string& version,
       }
       const int64_t repeats = ask.at("turn");
       const auto now = problem.threads == 1 ? thread_seconds : wall_seconds;
+      const double warm = now() + ask.at("warm_up_seconds").get<double>();
       prepared.run();
+      for (int64_t i = 1; i < ask.at("warm_up_calls") && now() < warm; ++i) prepared.run();
       const auto preempted = preemptions();
       const double start = now();
       for (int64_t i = 0; i < repeats; ++i) prepared.run();

@@ -37,7 +37,12 @@ def serve(library, prepare):
             else:
                 # One thread is timed by its CPU time, which another job's turns don't count into.
                 now = time.thread_time if threads == 1 else time.perf_counter
+                warm = now() + ask["warm_up_seconds"]
                 run()
+                for _ in range(1, ask["warm_up_calls"]):
+                    if now() >= warm:
+                        break
+                    run()
                 preempted = preemptions()
                 start = now()
                 for _ in range(ask["turn"]):

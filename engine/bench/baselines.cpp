@@ -115,7 +115,8 @@ Turn RunningBaseline::turn() {
   return [this](int64_t repeats) {
     if (!broken_.empty()) return Sample{1e9, true};
     try {
-      const nlohmann::json ask = {{"turn", repeats}};
+      const nlohmann::json ask = {
+          {"turn", repeats}, {"warm_up_calls", kWarmUpCalls}, {"warm_up_seconds", kWarmUpSeconds}};
       const nlohmann::json answer = nlohmann::json::parse(process_->ask(ask.dump(), kPatience));
       return Sample{answer.at("seconds"), answer.at("polluted")};
     } catch (const std::exception& error) {

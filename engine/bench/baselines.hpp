@@ -18,7 +18,8 @@ namespace coppice::bench {
 // They answer lines with lines (bench/baselines/protocol.hpp and protocol.py):
 //   {"problem": {work, cell, batch, steps, rows, cols, threads, recurrent: FILE, input: FILE}}
 //     -> {"ready": {"library", "version", "probe": [numbers]}} or {"absent": "why"}
-//   {"turn": repeats} -> {"seconds": of all repeats, "polluted": bool}
+//   {"turn": repeats, "warm_up_calls": N, "warm_up_seconds": S}
+//     -> {"seconds": of all repeats, "polluted": bool}
 // FILE holds float32 in row-major order. The probe of a product is its first and last element.
 
 struct Baseline {

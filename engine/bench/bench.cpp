@@ -313,13 +313,14 @@ double estimated_seconds(const GridOptions& grid) {
     const double elements = 4.0 * static_cast<double>(hidden * hidden);
     seconds += static_cast<double>(grid.sparsity.size()) * contestants * elements * 25e-9;  // masks, layouts
     for (const int64_t batch : grid.batch) {
-      // Half of 50 GFLOP/s for the dense one, of which each takes a call to warm up; a sample is 3 ms.
+      // Half of 50 GFLOP/s for the dense one, of which each takes a call to warm up; a sample is 3 ms,
+      // after 10.
       const double dense = elements * 2 * static_cast<double>(batch) *
                            (grid.work == Work::sequence ? 2.0 * static_cast<double>(grid.steps)
                             : grid.work == Work::frame  ? 2.0
                                                         : 1.0) /
                            5e10;
-      const double turn = (contestants + others) * (0.003 + 0.25 * dense) + dense;
+      const double turn = (contestants + others) * (0.013 + 0.25 * dense) + dense;
       seconds += static_cast<double>(grid.sparsity.size()) * (grid.turns + 2) * 1.3 * turn;
     }
   }

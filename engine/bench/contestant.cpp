@@ -35,12 +35,14 @@ class Arrays {
   std::vector<Buffer> buffers_;
 };
 
-/// Warmed up: what the others left in the caches is not this one's concern.
+/// What the others left in the caches is not this one's concern.
 template <class Work>
 Turn turn_of(Backend& backend, std::shared_ptr<Arrays> arrays, Work work) {
   return [&backend, arrays = std::move(arrays), work](int64_t repeats) {
-    work();
-    backend.synchronize();
+    warm_up(backend, [&] {
+      work();
+      backend.synchronize();
+    });
     const int64_t preempted = preemptions();
     const double start = now(backend);
     for (int64_t i = 0; i < repeats; ++i) work();

@@ -71,7 +71,7 @@ class Processor final : public Yardstick {
     const int64_t share = std::clamp<int64_t>(bytes / threads_, 1024, kMemoryBlock / threads_) / 1024 * 1024;
     const int64_t rounds = std::max<int64_t>(1, kReadBytes / threads_ / share);
     const char* block = static_cast<const char*>(block_.data());
-    read(block, share, 1);  // into the caches
+    warm_up(backend_, [&] { read(block, share, 1); });  // into the caches
     const double start = now(backend_);
     read(block, share, rounds);
     return static_cast<double>(share * threads_ * rounds) / (now(backend_) - start);
