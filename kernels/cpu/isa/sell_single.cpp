@@ -18,8 +18,10 @@ inline int64_t min(int64_t a, int64_t b) {
 // A table of 64 floats would take four permutes of 32-bit elements, two masks and two blends for 32 entries.
 // As 64 upper and 64 lower halves it is two permutes of 16-bit elements, each over two registers, whose
 // results are then interleaved: exact, and the registers hold the whole window.
-constexpr SellWindows kWindows{.rows = kRows, .columns = 64, .steps = 2, .alignment = 16};
+constexpr SellWindows kWindows{.columns = 64, .steps = 2, .alignment = 16};
 constexpr int64_t kHalves = 2;
+
+inline void prefetch(const float*, const uint8_t*) {}
 
 int64_t prepared_floats(int64_t columns) {
   return (columns + kWindows.columns + kLanes - 1) / kLanes * kLanes;
@@ -43,8 +45,8 @@ void prepare_x(const float* x, int64_t columns, float* prepared) {
 struct Window {
   __m512i upper[kHalves], lower[kHalves];
 
-  Window(const float* prepared_x, int64_t columns, const int32_t* first) {
-    const auto* halves = reinterpret_cast<const uint16_t*>(prepared_x) + *first;
+  Window(const float* prepared_x, int64_t columns, int64_t first) {
+    const auto* halves = reinterpret_cast<const uint16_t*>(prepared_x) + first;
     for (int i = 0; i < kHalves; ++i) {
       upper[i] = _mm512_loadu_si512(halves + 32 * i);
       lower[i] = _mm512_loadu_si512(halves + prepared_floats(columns) + 32 * i);
@@ -62,43 +64,88 @@ struct Window {
   }
 };
 
-#else
+#elif defined(COPPICE_ISA_avx2)
 
-#if defined(COPPICE_ISA_avx2)
+// A permute of floats reaches the eight of one register, a shuffle of bytes sixteen, for thirty-two lanes at
+// a time. So x is taken apart into four planes, of the lowest bytes, the second ones and so on; a window of
+// 32 columns is two shuffles a plane, and the bytes that were found are interleaved to floats: exact, and at
+// 90 % zeros two thirds of the entries are nonzeros, where windows of eight columns left half.
+constexpr SellWindows kWindows{.columns = 32, .steps = 1, .alignment = 1};
+constexpr int kPlanes = 4;
 
-// A permute reaches the eight elements of one register. So small a window moves with every step, to whichever
-// column is next, and the eight rows of each register have their own: at 90 % zeros half of the entries are
-// nonzeros, and yet a product takes a third of the time that gathers took.
-constexpr SellWindows kWindows{.rows = kLanes, .columns = kLanes, .steps = 1, .alignment = 1};
+/// Sixty-four steps ahead: left to itself the processor follows one stream of entries out of memory, or a
+/// third-level cache that others use, at half to a third of what it can read.
+inline void prefetch(const float* values, const uint8_t* indices) {
+  constexpr int kAhead = 64 * kRows, kLine = 16;
+#pragma GCC unroll 2
+  for (int i = 0; i < kRows; i += kLine) __builtin_prefetch(values + kAhead + i);
+  __builtin_prefetch(indices + kAhead);
+}
+
+int64_t prepared_floats(int64_t columns) {
+  return columns + kWindows.columns;
+}
+
+void prepare_x(const float* x, int64_t columns, float* prepared) {
+  auto* planes = reinterpret_cast<uint8_t*>(prepared);
+  const int64_t size = prepared_floats(columns);
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    uint8_t* bytes = planes + plane * size;
+    for (int64_t c = 0; c < columns; ++c) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, x + c, sizeof(bits));
+      bytes[c] = static_cast<uint8_t>(bits >> 8 * plane);
+    }
+    for (int64_t c = columns; c < size; ++c) bytes[c] = 0;
+  }
+}
 
 struct Window {
-  const float* at[kVectors];
+  const uint8_t* planes;
+  int64_t size;
 
-  Window(const float* prepared_x, int64_t, const int32_t* first) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) at[v] = prepared_x + first[v];
+  Window(const float* prepared_x, int64_t columns, int64_t first)
+      : planes(reinterpret_cast<const uint8_t*>(prepared_x) + first), size(prepared_floats(columns)) {}
+
+  static __m256i columns_at(const uint8_t* bytes) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
-  /// What a step's rows meet: 0 where they wait. A lane's 32 bits of the indices are one byte for each
-  /// register: a permute looks at the lowest three bits, a blend at the highest.
+  /// What a step's rows meet: 0 where they wait. A shuffle looks at the lowest four bits of an index, and
+  /// gives 0 where the highest is set: of each half of the window for the columns of the other.
   void look_up(const uint8_t* indices, Floats* x) const {
-    const auto bytes = load_as<Unsigned>(indices);
+    const __m256i columns =
+        load_as<__m256i>(indices) ^ _mm256_set1_epi8(static_cast<char>(kSellActive));  // waiting: -128
+    const __m256i lower = _mm256_add_epi8(columns, _mm256_set1_epi8(kSellActive - 16));
+    const __m256i upper = _mm256_subs_epi8(columns, _mm256_set1_epi8(16));
+    __m256i found[kPlanes];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const Unsigned index = bytes >> 8 * v, active = bytes << (24 - 8 * v);
-      const __m256 found = _mm256_permutevar8x32_ps(load_as<Floats>(at[v]), reinterpret_cast<__m256i>(index));
-      x[v] = _mm256_blendv_ps(_mm256_setzero_ps(), found, reinterpret_cast<__m256>(active));
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const uint8_t* bytes = planes + plane * size;
+      found[plane] =
+          _mm256_shuffle_epi8(columns_at(bytes), lower) | _mm256_shuffle_epi8(columns_at(bytes + 16), upper);
+    }
+    const __m256i low[2] = {_mm256_unpacklo_epi8(found[0], found[1]),
+                            _mm256_unpackhi_epi8(found[0], found[1])};
+    const __m256i high[2] = {_mm256_unpacklo_epi8(found[2], found[3]),
+                             _mm256_unpackhi_epi8(found[2], found[3])};
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      x[2 * half] = reinterpret_cast<Floats>(_mm256_unpacklo_epi16(low[half], high[half]));
+      x[2 * half + 1] = reinterpret_cast<Floats>(_mm256_unpackhi_epi16(low[half], high[half]));
     }
   }
 };
 
 #else
 
-constexpr SellWindows kWindows{.rows = kRows, .columns = 64, .steps = 2, .alignment = 16};
+constexpr SellWindows kWindows{.columns = 64, .steps = 2, .alignment = 16};
+
+inline void prefetch(const float*, const uint8_t*) {}
 
 struct Window {
   const float* x_window;
 
-  Window(const float* prepared_x, int64_t, const int32_t* first) : x_window(prepared_x + *first) {}
+  Window(const float* prepared_x, int64_t, int64_t first) : x_window(prepared_x + first) {}
   void look_up(const uint8_t* indices, Floats* x) const {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -110,8 +157,6 @@ struct Window {
     }
   }
 };
-
-#endif
 
 int64_t prepared_floats(int64_t columns) {
   return columns + kWindows.columns;
@@ -156,9 +201,10 @@ void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const floa
     const float* values = a.values + first_turn * kWindows.steps * kRows;
     const uint8_t* indices = a.indices + first_turn * kWindows.steps * kRows;
     for (int64_t turn = first_turn; turn < last_turn; ++turn) {
-      const Window window(prepared_x, a.columns, a.window_columns + turn * (kRows / kWindows.rows));
+      const Window window(prepared_x, a.columns, a.window_columns[turn]);
 #pragma GCC unroll 2
       for (int step = 0; step < kWindows.steps; ++step) {
+        prefetch(values, indices);
         Floats x[kVectors];
         window.look_up(indices, x);
 #pragma GCC unroll 8
@@ -178,7 +224,8 @@ constexpr SellSingleKernels make_kernels() {
     // Interleaving works within each 128 bits: four lower rows and four upper ones take turns.
     const int place = r % 16 / 4 * 8 + r / 16 * 4 + r % 4;
 #elif defined(COPPICE_ISA_avx2)
-    const int place = r % kLanes * kVectors + r / kLanes;
+    // So it does here: each 128 bits hold four of a register's eight rows, of all four registers.
+    const int place = r % 8 / 4 * 16 + r / 8 * 4 + r % 4;
 #else
     const int place = r;
 #endif

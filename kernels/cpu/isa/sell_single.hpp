@@ -5,15 +5,15 @@
 namespace coppice::cpu {
 
 /// A sparse matrix A as the product with a single row of x reads it: `kSellSliceRows` neighbouring rows, a
-/// slice, lie in the lanes. In a step each row of the slice takes its next nonzero, if that lies within its
-/// window of x. Windows start near the hindmost row that they serve, so that rows may run ahead of each other
-/// a little, and a byte says where in the window an entry lies. How large a window is, and how many rows and
-/// steps share it, is the kernels' to say: what their permutes reach.
+/// slice, lie in the lanes. In a step each row of the slice takes its next nonzero, if that lies within their
+/// window of x. Windows start near the hindmost row, so that rows may run ahead of each other a little, and a
+/// byte says where in the window an entry lies. How large a window is, and how many steps share it, is the
+/// kernels' to say: what their permutes reach.
 struct SellSingleArrays {
   int64_t rows = 0;
   int64_t columns = 0;
   const int64_t* slice_turns = nullptr;     ///< [slices + 1]: its turns, of SellWindows::steps each
-  const int32_t* window_columns = nullptr;  ///< [turns][kSellSliceRows / SellWindows::rows]: first column
+  const int32_t* window_columns = nullptr;  ///< [turns]: a window's first column
   /// [turns][steps][kSellSliceRows]: of an entry kSellActive + column within the window, 0 of a row that
   /// waits; the rows' order is the kernels' `places`.
   const uint8_t* indices = nullptr;
@@ -24,7 +24,6 @@ constexpr int64_t kSellSliceRows = 32;
 constexpr uint8_t kSellActive = 0x80;
 
 struct SellWindows {
-  int64_t rows;       ///< of a slice that share one: a divisor of kSellSliceRows
   int64_t columns;    ///< at most kSellActive
   int64_t steps;      ///< that share one
   int64_t alignment;  ///< windows start at multiples of it

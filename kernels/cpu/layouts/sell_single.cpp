@@ -28,25 +28,16 @@ SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix)
       return next[i] < end[i] ? matrix.col_indices[static_cast<size_t>(next[i])] : kDone;
     };
     for (;;) {
-      std::array<int64_t, kSellSliceRows> hindmost{};  // of the rows of each window
-      for (size_t w = 0; w < windows_a_turn(); ++w) {
-        hindmost[w] = kDone;
-        for (size_t i = w * rows_a_window(); i < (w + 1) * rows_a_window(); ++i) {
-          hindmost[w] = std::min<int64_t>(hindmost[w], column(i));
-        }
-      }
-      const auto last = hindmost.begin() + static_cast<std::ptrdiff_t>(windows_a_turn());
-      if (std::all_of(hindmost.begin(), last, [](int64_t c) { return c == kDone; })) break;
-      for (size_t w = 0; w < windows_a_turn(); ++w) {
-        hindmost[w] = hindmost[w] == kDone ? 0 : hindmost[w] / geometry.alignment * geometry.alignment;
-        window_columns_.push_back(static_cast<int32_t>(hindmost[w]));
-      }
+      int64_t hindmost = kDone;
+      for (size_t i = 0; i < kSellSliceRows; ++i) hindmost = std::min<int64_t>(hindmost, column(i));
+      if (hindmost == kDone) break;
+      const int64_t window = hindmost / geometry.alignment * geometry.alignment;
+      window_columns_.push_back(static_cast<int32_t>(window));
       for (int64_t step = 0; step < geometry.steps; ++step) {
         const size_t first = values_.size();
         values_.resize(first + kSellSliceRows, -0.0f);
         indices_.resize(first + kSellSliceRows, 0);
         for (size_t i = 0; i < kSellSliceRows; ++i) {
-          const int64_t window = hindmost[i / rows_a_window()];
           if (column(i) >= window + geometry.columns) continue;
           indices_[first + kernels_.places[i]] = static_cast<uint8_t>(kSellActive + (column(i) - window));
           values_[first + i] = matrix.values[static_cast<size_t>(next[i]++)];
@@ -86,8 +77,7 @@ void SellSingle::for_each_entry(Body body) const {
         for (size_t i = 0; i < kSellSliceRows; ++i) {
           const uint8_t index = indices_[step * kSellSliceRows + kernels_.places[i]];
           if ((index & kSellActive) == 0) continue;
-          const int32_t window = window_columns_[turn * windows_a_turn() + i / rows_a_window()];
-          body(slice * kSellSliceRows + static_cast<int64_t>(i), window + index - kSellActive,
+          body(slice * kSellSliceRows + static_cast<int64_t>(i), window_columns_[turn] + index - kSellActive,
                step * kSellSliceRows + i);
         }
       }

@@ -11,14 +11,13 @@
 namespace coppice::cpu {
 
 /// A sparse matrix A for the product with a single row of x: sliced ELLPACK as well, but with A's rows in the
-/// lanes (kernels/cpu/isa/sell_single.hpp). 5 to 5.5 bytes an entry; at 80, 90 and 95 % zeros at random about
-/// 84, 72 and 58 % of the entries are nonzeros with AVX-512's windows, 63, 48 and 35 % with AVX2's
-/// (simulated, not counted here).
+/// lanes (kernels/cpu/isa/sell_single.hpp). 5.1 bytes an entry; at 80, 90 and 95 % zeros at random about 84,
+/// 73 and 58 % of the entries are nonzeros with AVX-512's windows, 79, 66 and 51 % with AVX2's (simulated,
+/// not counted here).
 class SellSingle {
  public:
   SellSingle(const CpuContext& context, const CompressedRows& matrix);
 
-  int64_t nonzeros() const { return nonzeros_; }
   int64_t bytes() const;
 
   void refresh(const DenseValues& values, int threads);
@@ -30,8 +29,6 @@ class SellSingle {
  private:
   SellSingleArrays arrays() const;
   int64_t slices() const { return static_cast<int64_t>(slice_turns_.size()) - 1; }
-  size_t rows_a_window() const { return static_cast<size_t>(kernels_.windows.rows); }
-  size_t windows_a_turn() const { return kSellSliceRows / rows_a_window(); }
   /// Calls body(row, column, entry) for every entry that isn't padding, slice by slice.
   template <class Body>
   void for_each_entry(Body body) const;
