@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/error.hpp"
 #include "kernels/ordered_key.hpp"
 
 namespace coppice {
@@ -20,13 +21,29 @@ const void* advanced(const void* data, int64_t bytes) {
 ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count) {
   ScoreBlock part = block;
   part.weights = advanced(block.weights, begin * size_of(block.dtype));
-  part.statistic = advanced(block.statistic, begin * size_of(block.dtype));
+  part.statistic = advanced(block.statistic, begin * size_of(block.statistic_dtype));
   const int64_t bit = block.mask_bit + begin;
   if (block.kept != nullptr) part.kept = block.kept + bit / 64;
   part.mask_bit = static_cast<int>(bit % 64);
   part.count = count;
   part.position = block.position + static_cast<uint64_t>(begin);
   return part;
+}
+
+void check_block(const Scoring& scoring, const ScoreBlock& block) {
+  const auto is_scored = [](DType type) {
+    return type == DType::f64 || type == DType::f32 || is_half(type);
+  };
+  if (!is_scored(block.dtype)) failure("selection: {} can't be scored", to_string(block.dtype));
+  if (block.dtype == DType::f64 && !scoring.wide) failure("selection: f64 blocks need wide keys");
+  if (statistic_of(scoring.criterion) == Statistic::none || block.count == 0) return;
+  if (block.statistic == nullptr) {
+    failure("selection: the criterion {} needs a statistic of the gradient", to_string(scoring.criterion));
+  }
+  if (!is_scored(block.statistic_dtype) || score_type(block.statistic_dtype) != score_type(block.dtype)) {
+    failure("selection: a statistic of {} for weights of {}", to_string(block.statistic_dtype),
+            to_string(block.dtype));
+  }
 }
 
 Key widened(uint32_t key) {

@@ -33,16 +33,29 @@ struct Scoring {
   bool wide = false;  // keys are wide: set when any tensor of the selection is f64
 };
 
+/// What elements of a type are scored in: f64 in itself, all others in f32, into which half precision widens
+/// exactly.
+constexpr DType score_type(DType dtype) {
+  return dtype == DType::f64 ? DType::f64 : DType::f32;
+}
+constexpr bool is_half(DType dtype) {
+  return dtype == DType::f16 || dtype == DType::bf16;
+}
+
 /// A contiguous run of one tensor's elements, on the device.
 struct ScoreBlock {
-  DType dtype = DType::f32;         // of weights and statistic: f32, or f64 (scored in float64)
-  const void* weights = nullptr;    // [count]
-  const void* statistic = nullptr;  // [count], or null when the criterion needs none
-  const uint64_t* kept = nullptr;   // bits, 0 where a weight is cut already; null: none is
-  int mask_bit = 0;                 // element i is bit (mask_bit + i) % 64 of word (mask_bit + i) / 64
+  DType dtype = DType::f32;            // of the weights: f64, f32, f16 or bf16
+  DType statistic_dtype = DType::f32;  // f64 where the weights are, else one of the others
+  const void* weights = nullptr;       // [count]
+  const void* statistic = nullptr;     // [count], or null when the criterion needs none
+  const uint64_t* kept = nullptr;      // bits, 0 where a weight is cut already; null: none is
+  int mask_bit = 0;                    // element i is bit (mask_bit + i) % 64 of word (mask_bit + i) / 64
   int64_t count = 0;
   uint64_t position = 0;  // of the first element, in the total order over all elements of all tensors
 };
+
+/// Throws Error(failure) where a block is none that can be scored so.
+void check_block(const Scoring& scoring, const ScoreBlock& block);
 
 /// The elements [begin, begin + count) of a block.
 ScoreBlock part_of(const ScoreBlock& block, int64_t begin, int64_t count);
@@ -117,8 +130,8 @@ class SelectionOps {
   virtual uint64_t apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                          uint64_t* mask) = 0;
 
-  /// Writes the ordered_key of each element's score to `keys` [count] on the host: uint32_t for f32, uint64_t
-  /// for f64; 0 for what is cut already, anything for NaN. For what competes in groups so small that the host
+  /// Writes the ordered_key of each element's score to `keys` [count] on the host, as wide as the block's
+  /// score_type: uint32_t, or uint64_t for f64; 0 for what is cut already, anything for NaN. For what competes in groups so small that the host
   /// selects them while they lie in its cache. Only NaN is reported in the result.
   virtual BlockCount keys(const Scoring& scoring, const ScoreBlock& block, void* keys) = 0;
 

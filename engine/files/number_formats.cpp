@@ -1,5 +1,6 @@
 #include "engine/files/number_formats.hpp"
 
+#include <bit>
 #include <cstring>
 
 namespace coppice {
@@ -7,16 +8,6 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little,
               "weight files are little-endian and read as they lie");
-
-/// half_to_float without a branch, so that a block converts a vector at a time. Scaling by 2^112 is exact,
-/// makes denormals normal, and takes the exponent of infinities and NaN to 143: those get all its bits.
-float half_to_float_straight(uint16_t half) {
-  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fffu) << 13;
-  const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
-  const uint32_t special = 0u - static_cast<uint32_t>(magnitude >= 0x0f80'0000u);
-  return std::bit_cast<float>((scaled | (special & 0x7f80'0000u)) |
-                              (static_cast<uint32_t>(half & 0x8000u) << 16));
-}
 
 template <class From, class To, class Convert>
 void convert_each(const void* from, int64_t count, To* to, Convert convert) {
@@ -37,7 +28,7 @@ void convert(DType type, const void* from, int64_t count, To* to) {
     case DType::f32:
       return convert_each<float>(from, count, to, same);
     case DType::f16:
-      return convert_each<uint16_t>(from, count, to, half_to_float_straight);
+      return convert_each<uint16_t>(from, count, to, half_to_float);
     case DType::bf16:
       return convert_each<uint16_t>(from, count, to, bfloat16_to_float);
     case DType::i64:

@@ -282,6 +282,7 @@ ParameterSource::Run BlockScores::run_of(std::span<const UnitScore> units, int64
   Run run;
   run.weights = ones_.data();
   run.statistic = scores_.data();
+  run.statistic_dtype = DType::f64;
   run.kept = all ? nullptr : kept_.data();
   run.begin = begin;
   run.count = count;

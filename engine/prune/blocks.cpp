@@ -21,6 +21,7 @@ ScoreBlock block_of(const Plan& plan, std::span<const SourceTensor> tensors, siz
                     const ParameterSource::Run& run) {
   ScoreBlock block;
   block.dtype = tensors[tensor].dtype;
+  block.statistic_dtype = run.statistic_dtype;
   block.weights = run.weights;
   block.statistic = run.statistic;
   block.kept = run.kept;

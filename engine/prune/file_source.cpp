@@ -16,7 +16,6 @@
 #include <optional>
 #include <thread>
 
-#include "engine/files/number_formats.hpp"
 #include "engine/prune/mask_file.hpp"
 #include "kernels/error.hpp"
 
@@ -30,9 +29,8 @@ constexpr int64_t kLinesAtOnce = 1024;
 // Large enough that a read and a parallel region cost little beside it, small enough for the last cache.
 constexpr int64_t kBlockBytes = int64_t{2} << 20;
 constexpr int64_t kLeastBlockBytes = int64_t{64} << 10;
-constexpr size_t kSlots = 3;                            // one is read, one scored and cut, one written
-constexpr int64_t kWidenedElements = int64_t{1} << 16;  // of a thread: float32 of them lie in its L2
-constexpr int64_t kReadyElements = int64_t{16} << 20;   // their mask takes 2 MiB
+constexpr size_t kSlots = 3;                           // one is read, one scored and cut, one written
+constexpr int64_t kReadyElements = int64_t{16} << 20;  // their mask takes 2 MiB
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
 
 std::string dimensions(const std::vector<int64_t>& shape) {
@@ -126,9 +124,23 @@ void for_diagonal(const SourceTensor& tensor, int64_t begin, int64_t count, Visi
   }
 }
 
-template <class T>
-void set_diagonal(const SourceTensor& tensor, int64_t begin, int64_t count, T* values) {
-  for_diagonal(tensor, begin, count, [&](int64_t i) { values[i] = std::numeric_limits<T>::infinity(); });
+/// The elements of a run, of type `dtype`, that lie on the diagonal become infinite.
+void set_diagonal(const SourceTensor& tensor, DType dtype, int64_t begin, int64_t count, std::byte* values) {
+  const auto set = [&](auto infinity) {
+    const auto width = static_cast<int64_t>(sizeof(infinity));
+    for_diagonal(tensor, begin, count,
+                 [&](int64_t i) { std::memcpy(values + i * width, &infinity, sizeof(infinity)); });
+  };
+  switch (dtype) {
+    case DType::f64:
+      return set(std::numeric_limits<double>::infinity());
+    case DType::f16:
+      return set(uint16_t{0x7c00});
+    case DType::bf16:
+      return set(uint16_t{0x7f80});
+    default:
+      return set(std::numeric_limits<float>::infinity());
+  }
 }
 
 /// The diagonal scores infinity, and only a cut that leaves nothing else reaches it.
@@ -175,7 +187,8 @@ struct FileSource::Slot {
   };
 
   HostBuffer raw, values, statistic, summand, kept, mask;
-  bool own_values = false;  // `values` hold the weights; else `raw` does
+  DType statistic_dtype = DType::f32;
+  bool own_values = false;  // `values` hold the weights with their diagonal infinite; else `raw` does
   bool has_statistic = false, has_kept = false;
   Buffer device_values, device_statistic, device_kept, device_mask;
 
@@ -247,8 +260,8 @@ class FileSource::Worker {
 FileSource::FileSource(Backend& backend, const WeightFile& weights, const ScoreFiles& files,
                        std::vector<FileTensorOptions> options, int64_t memory)
     : backend_(backend), weights_(weights), files_(files), slots_(kSlots) {
-  // Three slots hold a block as it lies, as float32, its statistic and a summand of that: 42 bytes an element
-  // of half precision, 21 times the block.
+  // Three slots hold a block as it lies and once more, its statistic and a summand of that as float32: 36
+  // bytes an element of half precision, 18 times the block.
   block_bytes_ = memory == 0 ? kBlockBytes : std::clamp(memory / 32, kLeastBlockBytes, kBlockBytes);
   scratch_ = memory == 0 ? kScratchBytes : memory / 4;
   staged_ = backend.device().type != Device::Type::cpu;
@@ -261,7 +274,7 @@ FileSource::FileSource(Backend& backend, const WeightFile& weights, const ScoreF
     info.name = tensors[i].name;
     info.shape = tensors[i].shape;
     const DType type = tensors[i].dtype;
-    info.dtype = is_floating(type) && type != DType::f64 ? DType::f32 : type;
+    info.dtype = type;
     info.gates = options[i].gates;
     info.gate_names = options[i].gate_names;
     info.prunable = options[i].prunable;
@@ -285,7 +298,8 @@ FileSource::~FileSource() = default;
 
 int64_t FileSource::block_elements(size_t tensor) const {
   const int64_t elements = block_bytes_ / size_of(weights_.tensors()[numbers_[tensor]].dtype);
-  // What is widened to float32 takes more than its own bytes; f64 and its summands as much as they can.
+  // A statistic that is added up takes more than the weights' bytes; f64 and its summands as much as they
+  // can.
   return std::max<int64_t>(64, std::min(elements, int64_t{1} << 20) / 64 * 64);
 }
 
@@ -380,23 +394,36 @@ void FileSource::read_weights(size_t tensor, int64_t begin, int64_t count, Slot&
   weights_.read(number, begin, count, slot.raw.data() + at * size_of(weights_.tensors()[number].dtype));
 }
 
-void FileSource::widen_weights(size_t tensor, int64_t begin, int64_t count, const std::byte* raw,
-                               std::byte* values) const {
-  const DType type = weights_.tensors()[numbers_[tensor]].dtype;
-  const SourceTensor& info = infos_[tensor];
-  if (info.dtype == DType::f64) {
-    std::memcpy(values, raw, static_cast<size_t>(count * 8));
-    if (options_[tensor].keep_diagonal) set_diagonal(info, begin, count, reinterpret_cast<double*>(values));
-  } else {
-    convert_to_f32(type, raw, count, reinterpret_cast<float*>(values));
-    if (options_[tensor].keep_diagonal) set_diagonal(info, begin, count, reinterpret_cast<float*>(values));
-  }
+void FileSource::copy_weights(size_t tensor, int64_t begin, int64_t count, const std::byte* raw,
+                              std::byte* values) const {
+  const DType type = infos_[tensor].dtype;
+  std::memcpy(values, raw, static_cast<size_t>(count * size_of(type)));
+  set_diagonal(infos_[tensor], type, begin, count, values);
+}
+
+bool FileSource::lies_as_scored(size_t tensor, Statistic statistic,
+                                std::span<const StatisticPart> parts) const {
+  if (parts.size() != 1 || (parts[0].plain && statistic != Statistic::sum) || options_[tensor].keep_diagonal)
+    return false;
+  const DType type = parts[0].file->tensors()[parts[0].tensor].dtype;
+  return score_type(type) == score_type(infos_[tensor].dtype);
+}
+
+DType FileSource::statistic_dtype(size_t tensor, Statistic statistic,
+                                  std::span<const StatisticPart> parts) const {
+  return lies_as_scored(tensor, statistic, parts) ? parts[0].file->tensors()[parts[0].tensor].dtype
+                                                  : score_type(infos_[tensor].dtype);
 }
 
 void FileSource::read_statistic(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                                 std::span<const StatisticPart> parts, Slot& slot, int64_t at) const {
+  std::byte* const bytes = slot.statistic.data() + at * size_of(slot.statistic_dtype);
+  if (lies_as_scored(tensor, statistic, parts)) {
+    parts[0].file->read(parts[0].tensor, begin, count, bytes);
+    return;
+  }
   const auto read = [&]<class T>(T*) {
-    T* const out = reinterpret_cast<T*>(slot.statistic.data()) + at;
+    T* const out = reinterpret_cast<T*>(bytes);
     if (files_.activations != nullptr) {
       const int64_t cols = infos_[tensor].cols();
       for (int64_t i = 0, col = begin % cols; i < count; ++i, col = col + 1 == cols ? 0 : col + 1) {
@@ -413,7 +440,8 @@ void FileSource::read_statistic(size_t tensor, int64_t begin, int64_t count, Sta
       }
       for (int64_t i = 0; p > 0 && i < count; ++i) out[i] += here[i];
     }
-    if (options_[tensor].keep_diagonal) set_diagonal(infos_[tensor], begin, count, out);
+    if (options_[tensor].keep_diagonal)
+      set_diagonal(infos_[tensor], slot.statistic_dtype, begin, count, bytes);
   };
   if (infos_[tensor].dtype == DType::f64) {
     read(static_cast<double*>(nullptr));
@@ -431,27 +459,22 @@ void FileSource::read_kept(size_t tensor, int64_t begin, int64_t count, uint64_t
 
 std::byte* FileSource::statistic_in_memory(size_t tensor, int64_t begin, Statistic statistic,
                                            std::span<const StatisticPart> parts) const {
-  // One summand that is the statistic as it lies.
-  if (parts.size() != 1 || (parts[0].plain && statistic != Statistic::sum) ||
-      options_[tensor].keep_diagonal ||
-      parts[0].file->tensors()[parts[0].tensor].dtype != infos_[tensor].dtype) {
-    return nullptr;
-  }
+  if (!lies_as_scored(tensor, statistic, parts)) return nullptr;
   return elements_in_memory(*parts[0].file, parts[0].tensor, begin);
 }
 
 bool FileSource::lies_ready(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const {
   return !masked(tensor) && !options_[tensor].keep_diagonal &&
-         weights_.tensors()[numbers_[tensor]].dtype == infos_[tensor].dtype &&
          elements_in_memory(weights_, numbers_[tensor], 0) != nullptr &&
          (statistic == Statistic::none || statistic_in_memory(tensor, 0, statistic, parts) != nullptr);
 }
 
 void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                       std::span<const StatisticPart> parts, Slot& slot) const {
-  const DType type = weights_.tensors()[numbers_[tensor]].dtype, seen = infos_[tensor].dtype;
-  slot.own_values = is_floating(type) && (type != seen || options_[tensor].keep_diagonal);
+  const DType type = infos_[tensor].dtype;
+  slot.own_values = options_[tensor].keep_diagonal;
   slot.has_statistic = statistic != Statistic::none;
+  slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
   slot.has_kept = masked(tensor);
   if (std::byte* const memory = elements_in_memory(weights_, numbers_[tensor], begin)) {
     slot.raw.borrow(memory);
@@ -463,8 +486,8 @@ void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic sta
     if (std::byte* const memory = statistic_in_memory(tensor, begin, statistic, parts)) {
       slot.statistic.borrow(memory);
     } else {
-      slot.statistic.of(count * size_of(seen));
-      if (parts.size() > 1) slot.summand.of(count * size_of(seen));
+      slot.statistic.of(count * size_of(slot.statistic_dtype));
+      if (parts.size() > 1) slot.summand.of(count * size_of(slot.statistic_dtype));
       read_statistic(tensor, begin, count, statistic, parts, slot, 0);
     }
   }
@@ -479,6 +502,7 @@ ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t co
   Run run;
   run.begin = begin;
   run.count = count;
+  run.statistic_dtype = slot.statistic_dtype;
   uint64_t* mask = nullptr;
   if (writing) {
     mask = reinterpret_cast<uint64_t*>(slot.mask.of(mask_bytes));
@@ -489,7 +513,7 @@ ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t co
     run.weights = slot.weights();
     if (slot.has_statistic) run.statistic = slot.statistic.data();
     if (slot.has_kept) run.kept = reinterpret_cast<const uint64_t*>(slot.kept.data());
-    // Where the block lies there in the file's own type it is cut as it is scored. (A dry run cuts buffers.)
+    // Where the block lies there it is cut as it is scored. (A dry run cuts buffers.)
     const bool may_cut = !slot.raw.borrowed() || output_ != nullptr;
     if (writing && !slot.own_values && may_cut) run.output = slot.raw.data();
     run.mask = mask;
@@ -501,44 +525,15 @@ ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t co
     return buffer.data();
   };
   run.weights = stage(slot.device_values, slot.weights(), bytes);
-  if (slot.has_statistic) run.statistic = stage(slot.device_statistic, slot.statistic.data(), bytes);
+  if (slot.has_statistic) {
+    run.statistic =
+        stage(slot.device_statistic, slot.statistic.data(), count * size_of(slot.statistic_dtype));
+  }
   if (slot.has_kept) {
     run.kept = static_cast<const uint64_t*>(stage(slot.device_kept, slot.kept.data(), mask_bytes));
   }
   if (writing) run.mask = static_cast<uint64_t*>(stage(slot.device_mask, mask, mask_bytes));
   return run;
-}
-
-ParameterSource::Run FileSource::visit_runs(size_t tensor, int64_t begin, int64_t count, Slot& slot,
-                                            bool writing, const std::function<void(const Run&)>& visit) {
-  const int64_t width = size_of(weights_.tensors()[numbers_[tensor]].dtype);
-  const int64_t seen_width = size_of(infos_[tensor].dtype);
-  if (slot.own_values && staged_) {
-    widen_weights(tensor, begin, count, slot.raw.data(), slot.values.of(count * seen_width));
-  }
-  const Run whole = run_of(tensor, begin, count, slot, writing);
-  if (!slot.own_values || staged_) {
-    visit(whole);
-    return whole;
-  }
-  // Widened here and not by the thread that reads, a little at a time and to one place: what is scored at
-  // once never leaves the cache.
-  const int64_t piece = kWidenedElements * std::max(1, backend_.info().threads), end = begin + count;
-  std::byte* const values = slots_[0].values.of(std::min(piece, count) * seen_width);
-  for (int64_t at = begin; at < end;) {
-    Run run = whole;
-    run.begin = at;
-    run.count = std::min(end, (at / piece + 1) * piece) - at;
-    const int64_t words = at / 64 - begin / 64;
-    widen_weights(tensor, at, run.count, slot.raw.data() + (at - begin) * width, values);
-    run.weights = values;
-    if (slot.has_statistic) run.statistic = slot.statistic.data() + (at - begin) * seen_width;
-    if (run.kept != nullptr) run.kept += words;
-    if (run.mask != nullptr) run.mask += words;
-    visit(run);
-    at += run.count;
-  }
-  return whole;
 }
 
 void FileSource::put(size_t tensor, int64_t begin, int64_t count, const Slot& slot, const uint64_t* mask) {
@@ -614,7 +609,11 @@ void FileSource::read(size_t tensor, int64_t begin, int64_t count, Statistic sta
     cutting_memory_ = true;
   }
   const auto cut = [&](int64_t at, int64_t size, Slot& slot) {
-    const Run run = visit_runs(tensor, at, size, slot, writing, visit);
+    if (slot.own_values) {
+      copy_weights(tensor, at, size, slot.raw.data(), slot.values.of(size * size_of(infos_[tensor].dtype)));
+    }
+    const Run run = run_of(tensor, at, size, slot, writing);
+    visit(run);
     if (!writing) return;
     const int64_t words = words_of(at, size);
     uint64_t* const mask = reinterpret_cast<uint64_t*>(slot.mask.data());
@@ -652,16 +651,17 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
                             Statistic statistic,
                             const std::function<void(const Run&, std::span<const int64_t>)>& visit) {
   const std::vector<StatisticPart> parts = statistic_parts(tensor, statistic);
-  const DType type = weights_.tensors()[numbers_[tensor]].dtype, seen = infos_[tensor].dtype;
+  const DType type = infos_[tensor].dtype;
   Slot& slot = slots_[0];
-  slot.own_values = type != seen || options_[tensor].keep_diagonal;
+  slot.own_values = options_[tensor].keep_diagonal;
   slot.has_statistic = statistic != Statistic::none;
+  slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
   slot.has_kept = masked(tensor);
   slot.raw.of(kLinesAtOnce * kLine * size_of(type));
-  if (slot.own_values) slot.values.of(kLinesAtOnce * kLine * size_of(seen));
+  if (slot.own_values) slot.values.of(kLinesAtOnce * kLine * size_of(type));
   if (slot.has_statistic) {
-    slot.statistic.of(kLinesAtOnce * kLine * size_of(seen));
-    slot.summand.of(kLinesAtOnce * kLine * size_of(seen));
+    slot.statistic.of(kLinesAtOnce * kLine * size_of(slot.statistic_dtype));
+    slot.summand.of(kLinesAtOnce * kLine * size_of(slot.statistic_dtype));
   }
   if (slot.has_kept) slot.kept.of((kLinesAtOnce + 1) * 8);
   std::vector<int64_t> starts;
@@ -676,8 +676,8 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
       if (!whole && !starts.empty()) break;
       read_weights(tensor, at, size, slot, gathered);
       if (slot.own_values) {
-        widen_weights(tensor, at, size, slot.raw.data() + gathered * size_of(type),
-                      slot.values.data() + gathered * size_of(seen));
+        copy_weights(tensor, at, size, slot.raw.data() + gathered * size_of(type),
+                     slot.values.data() + gathered * size_of(type));
       }
       if (slot.has_statistic) read_statistic(tensor, at, size, statistic, parts, slot, gathered);
       if (slot.has_kept) {

@@ -52,7 +52,7 @@ struct FileTensorOptions {
 
 /// Weight files as a source, whatever their size: blocks are read into a few reused buffers and never mapped.
 /// The next one is read by a second thread while this one is scored, and the one before written by a third.
-/// Half precision is scored as float32. Writing streams the file's own bits to an output. What lies in memory
+/// Writing streams the file's own bits to an output. What lies in memory
 /// (WeightFile::memory) is read where it lies, and cut there.
 class FileSource final : public ParameterSource {
  public:
@@ -105,6 +105,9 @@ class FileSource final : public ParameterSource {
   int64_t block_elements(size_t tensor) const;
   std::vector<StatisticPart> statistic_parts(size_t tensor, Statistic statistic);
   void load_norms(size_t tensor);
+  /// Whether the statistic is one summand that can be scored as it lies, half precision too.
+  bool lies_as_scored(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
+  DType statistic_dtype(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
   /// Where the statistic lies in memory as it is wanted, from `begin` on, or null.
   std::byte* statistic_in_memory(size_t tensor, int64_t begin, Statistic statistic,
                                  std::span<const StatisticPart> parts) const;
@@ -113,17 +116,13 @@ class FileSource final : public ParameterSource {
   void read_statistic(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                       std::span<const StatisticPart> parts, Slot& slot, int64_t at) const;
   void read_weights(size_t tensor, int64_t begin, int64_t count, Slot& slot, int64_t at) const;
-  /// As selection sees them, from what was read.
-  void widen_weights(size_t tensor, int64_t begin, int64_t count, const std::byte* raw,
-                     std::byte* values) const;
+  /// With the diagonal infinite.
+  void copy_weights(size_t tensor, int64_t begin, int64_t count, const std::byte* raw,
+                    std::byte* values) const;
   void read_kept(size_t tensor, int64_t begin, int64_t count, uint64_t* words) const;
   void fill(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
             std::span<const StatisticPart> parts, Slot& slot) const;
   Run run_of(size_t tensor, int64_t begin, int64_t count, Slot& slot, bool writing);
-  /// Calls visit(run) for a block that was read, whole or, where it has to be widened first, piece by piece.
-  /// Returns the whole run, whose weights need not be there.
-  Run visit_runs(size_t tensor, int64_t begin, int64_t count, Slot& slot, bool writing,
-                 const std::function<void(const Run&)>& visit);
   void put(size_t tensor, int64_t begin, int64_t count, const Slot& slot, const uint64_t* mask);
   void enter_stage(bool writing);
   /// Calls visit(begin, count, slot) for consecutive blocks, and `write`, if there is one, for each of them

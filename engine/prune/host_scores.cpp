@@ -21,7 +21,7 @@ const void* fetch(Backend& backend, const void* device, int64_t bytes, std::vect
 }  // namespace
 
 void HostKeys::read(const Plan& plan, ParameterSource& source, size_t tensor, const ScoreBlock& block) {
-  const int64_t bytes = block.count * size_of(block.dtype);
+  const int64_t bytes = block.count * size_of(score_type(block.dtype));
   if (bytes > size_) {
     bytes_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
     size_ = bytes;

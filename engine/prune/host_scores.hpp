@@ -25,7 +25,7 @@ class HostKeys {
  public:
   /// Keys of a block on the device. Throws Error(bad_input) where a score is NaN.
   void read(const Plan& plan, ParameterSource& source, size_t tensor, const ScoreBlock& block);
-  /// uint32_t for f32, uint64_t for f64.
+  /// uint64_t for f64, uint32_t for all others.
   template <class Key>
   const Key* as() const {
     return reinterpret_cast<const Key*>(bytes_.get());

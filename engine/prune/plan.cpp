@@ -233,8 +233,8 @@ Plan make_plan(std::span<const SourceTensor> tensors, const PruneConfig& config,
     plan.positions[index] = element_position;
     element_position += static_cast<uint64_t>(tensor.size());
     if (!plan.selected[index]) continue;
-    if (tensor.dtype != DType::f32 && tensor.dtype != DType::f64) {
-      bad_input("'{}' can't be pruned as {}: scores are made from f32 or f64", tensor.name,
+    if (tensor.dtype != DType::f32 && tensor.dtype != DType::f64 && !is_half(tensor.dtype)) {
+      bad_input("'{}' can't be pruned as {}: scores are made from f64, f32, f16 or bf16", tensor.name,
                 to_string(tensor.dtype));
     }
     if (tensor.gates < 1 || tensor.rows() % tensor.gates != 0) {

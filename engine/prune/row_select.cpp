@@ -210,7 +210,7 @@ uint64_t apply_rows(Backend& backend, const Plan& plan, const ScoreBlock& block,
   std::vector<uint64_t> kept(static_cast<size_t>((block.mask_bit + block.count + kWord - 1) / kWord), 0);
   const bool wide = block.dtype == DType::f64;
   const auto keys = std::make_unique_for_overwrite<std::byte[]>(
-      static_cast<size_t>(std::min(kStretch, block.count) * size_of(block.dtype)));
+      static_cast<size_t>(std::min(kStretch, block.count) * size_of(score_type(block.dtype))));
   const int threads = threads_of(backend);
   for (int64_t at = 0; at < block.count; at += kStretch) {
     const int64_t count = std::min(kStretch, block.count - at), bit = block.mask_bit + at;

@@ -119,6 +119,7 @@ void MemorySource::read(size_t tensor, int64_t begin, int64_t count, Statistic s
     Run run;
     run.weights = advanced(memory.weights, at * bytes);
     run.statistic = advanced(data, at * bytes);
+    run.statistic_dtype = memory.info.dtype;
     if (memory.kept != nullptr) run.kept = memory.kept + at / 64;
     if (writing) {
       run.output = const_cast<void*>(advanced(memory.output, at * bytes));

@@ -18,7 +18,7 @@ class ParameterStore;
 struct SourceTensor {
   std::string name;                    // full name; ties are cut in the byte order of these
   std::vector<int64_t> shape;          // row-major, [out, in] for weights
-  DType dtype = DType::f32;            // as selection sees it: f32, or f64
+  DType dtype = DType::f32;            // f64, f32, f16 or bf16 where it is pruned
   int64_t gates = 1;                   // row blocks of equal height
   std::string gate_names;              // one letter a gate, or empty
   bool prunable = true;                // when no include pattern says otherwise
@@ -48,6 +48,7 @@ class ParameterSource {
   struct Run {
     const void* weights = nullptr;
     const void* statistic = nullptr;  // as asked for; null for Statistic::none
+    DType statistic_dtype = DType::f32;
     const uint64_t* kept = nullptr;   // 0 where a weight is cut already and must stay so; null: none is
     void* output = nullptr;           // cut weights go here (may be `weights`); null: not wanted, or counting
     uint64_t* mask = nullptr;         // 1 = kept (may be `kept`); null likewise

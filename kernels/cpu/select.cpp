@@ -10,6 +10,7 @@
 #include <exception>
 #include <mutex>
 
+#include "kernels/cpu/dispatch.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice::cpu {
@@ -31,6 +32,10 @@ constexpr int64_t kSerial = 50'000;
 
 int64_t byte_size(const ScoreBlock& block) {
   return size_of(block.dtype);
+}
+
+int64_t statistic_size(const ScoreBlock& block) {
+  return size_of(block.statistic_dtype);
 }
 
 const void* advanced(const void* data, int64_t bytes) {
@@ -73,7 +78,7 @@ int64_t signed_above(const Scoring& scoring, DType dtype, Key key) {
 int64_t signed_key(DType dtype, const int64_t* keys, int64_t i) {
   if (dtype == DType::f64) return keys[i];
   int32_t key = 0;
-  std::memcpy(&key, reinterpret_cast<const char*>(keys) + i * size_of(dtype), sizeof(key));
+  std::memcpy(&key, reinterpret_cast<const char*>(keys) + i * int64_t{sizeof(key)}, sizeof(key));
   return key;
 }
 
@@ -199,34 +204,81 @@ void flip_signs(Unsigned* keys, int64_t count) {
 
 /// Lines of a sample lie apart: no hardware guesses where the next one is.
 void prefetch_line(const ScoreBlock& block, int64_t start) {
-  const int64_t from = start * byte_size(block), line = SelectionOps::kSampleLine * byte_size(block);
-  for (int64_t at = from; at < from + line; at += kAlignment) {
-    __builtin_prefetch(advanced(block.weights, at));
-    if (block.statistic != nullptr) __builtin_prefetch(advanced(block.statistic, at));
-  }
+  const auto fetch = [start](const void* data, int64_t width) {
+    const int64_t from = start * width, end = from + SelectionOps::kSampleLine * width;
+    for (int64_t at = from; at < end; at += kAlignment) __builtin_prefetch(advanced(data, at));
+  };
+  fetch(block.weights, byte_size(block));
+  if (block.statistic != nullptr) fetch(block.statistic, statistic_size(block));
 }
 
 /// Elements whose keys are held at a time where the kernels don't consume them at once: short enough for L1.
 constexpr int64_t kKeysAtOnce = 1024;
 
+/// Elements of half precision that are widened at a time: whole words of mask bits, and short enough for L1.
+constexpr int64_t kWidenedAtOnce = 1024;
+
 }  // namespace
 
 CpuSelection::CpuSelection(const CpuContext& context)
-    : find_kernels_(kernels_of(context.isa)), threads_(std::max(context.threads, 1)), logs_(threads_) {}
+    : find_kernels_(kernels_of(context.isa)),
+      halves_(COPPICE_KERNELS(context.isa, half_kernels)),
+      threads_(std::max(context.threads, 1)),
+      logs_(threads_) {}
 
 int CpuSelection::threads_for(int64_t elements) const {
   return elements < kSerial ? 1 : threads_;
 }
 
 const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBlock& block) const {
-  if (block.dtype != DType::f32 && block.dtype != DType::f64) {
-    failure("selection: blocks are f32 or f64, not {}", to_string(block.dtype));
-  }
-  if (block.dtype == DType::f64 && !scoring.wide) failure("selection: f64 blocks need wide keys");
-  if (block.statistic == nullptr && block.count > 0 && statistic_of(scoring.criterion) != Statistic::none) {
-    failure("selection: the criterion {} needs a statistic of the gradient", to_string(scoring.criterion));
-  }
+  check_block(scoring, block);
   return find_kernels_(scoring.criterion, block.dtype == DType::f64);
+}
+
+template <class Visit>
+void CpuSelection::for_scored(const ScoreBlock& block, Visit visit) const {
+  const bool statistic_is_half = block.statistic != nullptr && is_half(block.statistic_dtype);
+  if (!is_half(block.dtype) && !statistic_is_half) {
+    visit(block, int64_t{0});
+    return;
+  }
+  alignas(kAlignment) float weights[kWidenedAtOnce], statistic[kWidenedAtOnce];
+  const auto widen = [&](DType& dtype, const void*& data, int64_t count, float* to) {
+    if (!is_half(dtype)) return;
+    (dtype == DType::f16 ? halves_.widen_f16 : halves_.widen_bf16)(data, count, to);
+    dtype = DType::f32;
+    data = to;
+  };
+  int64_t end = 0;
+  for (int64_t begin = 0; begin < block.count; begin = end) {
+    end = std::min(block.count, begin + kWidenedAtOnce - (begin == 0 ? block.mask_bit : 0));
+    ScoreBlock piece = part_of(block, begin, end - begin);
+    widen(piece.dtype, piece.weights, piece.count, weights);
+    if (statistic_is_half) widen(piece.statistic_dtype, piece.statistic, piece.count, statistic);
+    visit(piece, begin);
+  }
+}
+
+ChunkCount CpuSelection::keys_of(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& block,
+                                 void* keys) const {
+  ChunkCount found;
+  for_scored(block, [&](const ScoreBlock& piece, int64_t begin) {
+    const int64_t width = size_of(score_type(block.dtype));
+    const ChunkCount here = kernel.keys(chunk_of(scoring, piece), static_cast<char*>(keys) + begin * width);
+    if (here.nan_count == 0) return;
+    if (found.nan_count == 0) found.first_nan = begin + here.first_nan;
+    found.nan_count += here.nan_count;
+  });
+  return found;
+}
+
+int64_t CpuSelection::count_inside(const SelectKernels& kernel, const Scoring& scoring,
+                                   const ScoreBlock& block, int64_t low, int64_t upper) const {
+  int64_t inside = 0;
+  for_scored(block, [&](const ScoreBlock& piece, int64_t) {
+    inside += kernel.bracket(chunk_of(scoring, piece), low, upper, nullptr, nullptr, nullptr).inside;
+  });
+  return inside;
 }
 
 void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
@@ -249,7 +301,7 @@ void CpuSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::
           if (i + kAhead < lines) prefetch_line(block, starts[static_cast<size_t>(i + kAhead)]);
           const int64_t start = starts[static_cast<size_t>(i)];
           const ScoreBlock part = part_of(block, start, std::min(kSampleLine, block.count - start));
-          kernel.keys(chunk_of(scoring, part), memory);
+          keys_of(kernel, scoring, part, memory);
           size_t at = first[static_cast<size_t>(i)];
           for (int64_t j = 0; j < part.count; ++j) {
             keys[at++] = key_of_signed(scoring, block.dtype, signed_key(block.dtype, memory, j));
@@ -271,26 +323,32 @@ BlockCount CpuSelection::mark(const Scoring& scoring, const ScoreBlock& block, K
   parallel_tasks(chunk_count(block), threads, [&](int64_t index, int thread) {
     const ScoreBlock part = chunk_part(block, index);
     Log& log = logs_[static_cast<size_t>(thread)];
-    const bool wanted = logged.load(std::memory_order_relaxed) < capacity;
-    if (wanted) log.reserve();
-    uint64_t* const part_bits =
-        bits == nullptr ? nullptr : bits + (block.mask_bit + chunk_begin(block, index)) / 64;
-    const ChunkCount found =
-        kernel.bracket(chunk_of(scoring, part), low_key, upper_key, wanted ? log.keys.data() : nullptr,
-                       log.indices.data(), part_bits);
-    if (wanted && logged.fetch_add(static_cast<uint64_t>(found.inside)) < capacity) {
+    BlockCount found;
+    for_scored(part, [&](const ScoreBlock& piece, int64_t begin) {
+      const bool wanted = logged.load(std::memory_order_relaxed) < capacity;
+      if (wanted) log.reserve();
+      uint64_t* const piece_bits =
+          bits == nullptr ? nullptr : bits + (block.mask_bit + chunk_begin(block, index) + begin) / 64;
+      const ChunkCount here =
+          kernel.bracket(chunk_of(scoring, piece), low_key, upper_key, wanted ? log.keys.data() : nullptr,
+                         log.indices.data(), piece_bits);
+      found.below += static_cast<uint64_t>(here.below);
+      found.inside += static_cast<uint64_t>(here.inside);
+      add_nan(found, here, piece.position);
+      if (!wanted || logged.fetch_add(static_cast<uint64_t>(here.inside)) >= capacity) return;
       std::vector<Place>& places = threads == 1 ? candidates : log.places;
-      const size_t first = places.size(), count = static_cast<size_t>(found.inside);
+      const size_t first = places.size(), count = static_cast<size_t>(here.inside);
       places.resize(first + count);
       for (size_t i = 0; i < count; ++i) {
         const int64_t key = signed_key(block.dtype, log.keys.data(), static_cast<int64_t>(i));
-        places[first + i] = {key_of_signed(scoring, block.dtype, key), part.position + log.indices[i]};
+        places[first + i] = {key_of_signed(scoring, block.dtype, key), piece.position + log.indices[i]};
       }
-    }
+    });
     const std::lock_guard lock(mutex);
-    total.below += static_cast<uint64_t>(found.below);
-    total.inside += static_cast<uint64_t>(found.inside);
-    add_nan(total, found, part.position);
+    total.below += found.below;
+    total.inside += found.inside;
+    total.nan_count += found.nan_count;
+    total.first_nan = std::min(total.first_nan, found.first_nan);
   });
   if (threads > 1) {
     for (const Log& log : logs_) candidates.insert(candidates.end(), log.places.begin(), log.places.end());
@@ -322,7 +380,7 @@ BlockCount CpuSelection::histogram(const Scoring& scoring, const ScoreBlock& blo
     BlockCount nan;
     for (int64_t from = 0; from < chunk.count; from += kKeysAtOnce) {
       const ScoreBlock part = part_of(chunk, from, std::min(kKeysAtOnce, chunk.count - from));
-      add_nan(nan, kernel.keys(chunk_of(scoring, part), own.keys.data()), part.position);
+      add_nan(nan, keys_of(kernel, scoring, part, own.keys.data()), part.position);
       kernel.histogram(own.keys.data(), part.count, low_key, upper_key, window.prefix_bits, window.digit_bits,
                        scoring.wide, own.bins.data());
     }
@@ -343,9 +401,7 @@ uint64_t CpuSelection::find_equal(const Scoring& scoring, const ScoreBlock& bloc
   const int64_t upper_key = signed_above(scoring, block.dtype, key);
   std::vector<int64_t> counts(static_cast<size_t>(chunk_count(block)));
   parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t i, int) {
-    counts[static_cast<size_t>(i)] =
-        kernel.bracket(chunk_of(scoring, chunk_part(block, i)), low_key, upper_key, nullptr, nullptr, nullptr)
-            .inside;
+    counts[static_cast<size_t>(i)] = count_inside(kernel, scoring, chunk_part(block, i), low_key, upper_key);
   });
   for (size_t i = 0; i < counts.size(); ++i) {
     const uint64_t here = static_cast<uint64_t>(counts[i]);
@@ -355,11 +411,25 @@ uint64_t CpuSelection::find_equal(const Scoring& scoring, const ScoreBlock& bloc
     }
     Log& log = logs_[0];
     log.reserve();
-    const ScoreBlock part = chunk_part(block, static_cast<int64_t>(i));
-    kernel.bracket(chunk_of(scoring, part), low_key, upper_key, log.keys.data(), log.indices.data(), nullptr);
-    const auto nth = log.indices.begin() + static_cast<ptrdiff_t>(index);
-    std::nth_element(log.indices.begin(), nth, log.indices.begin() + counts[i]);
-    return part.position + *nth;
+    uint64_t position = 0;
+    bool is_found = false;
+    for_scored(chunk_part(block, static_cast<int64_t>(i)), [&](const ScoreBlock& piece, int64_t) {
+      if (is_found) return;
+      const uint64_t in_piece =
+          static_cast<uint64_t>(kernel
+                                    .bracket(chunk_of(scoring, piece), low_key, upper_key, log.keys.data(),
+                                             log.indices.data(), nullptr)
+                                    .inside);
+      if (index >= in_piece) {
+        index -= in_piece;
+        return;
+      }
+      const auto nth = log.indices.begin() + static_cast<ptrdiff_t>(index);
+      std::nth_element(log.indices.begin(), nth, log.indices.begin() + static_cast<ptrdiff_t>(in_piece));
+      position = piece.position + *nth;
+      is_found = true;
+    });
+    return position;
   }
   failure("selection: fewer elements score exactly {} than were counted: the source changed between passes",
           score_of(scoring, key));
@@ -375,19 +445,50 @@ uint64_t CpuSelection::apply_below(const Scoring& scoring, const ScoreBlock& blo
     const int64_t begin = chunk_begin(block, index);
     void* part_output = const_cast<void*>(advanced(output, begin * byte_size(block)));
     uint64_t* part_mask = mask == nullptr ? nullptr : mask + (block.mask_bit + begin) / 64;
-    cut += static_cast<uint64_t>(kernel.apply(chunk_of(scoring, part), threshold, part_output, part_mask));
+    cut += static_cast<uint64_t>(
+        is_half(block.dtype) ? apply_halves(kernel, scoring, part, threshold, part_output, part_mask)
+                             : apply_scored(kernel, scoring, part, threshold, part_output, part_mask));
+  });
+  return cut;
+}
+
+int64_t CpuSelection::apply_scored(const SelectKernels& kernel, const Scoring& scoring,
+                                   const ScoreBlock& part, int64_t threshold, void* output,
+                                   uint64_t* mask) const {
+  int64_t cut = 0;
+  for_scored(part, [&](const ScoreBlock& piece, int64_t begin) {
+    void* const piece_output = const_cast<void*>(advanced(output, begin * byte_size(part)));
+    uint64_t* const piece_mask = mask == nullptr ? nullptr : mask + (part.mask_bit + begin) / 64;
+    cut += kernel.apply(chunk_of(scoring, piece), threshold, piece_output, piece_mask);
+  });
+  return cut;
+}
+
+int64_t CpuSelection::apply_halves(const SelectKernels& kernel, const Scoring& scoring,
+                                   const ScoreBlock& part, int64_t threshold, void* output,
+                                   uint64_t* mask) const {
+  int64_t cut = 0;
+  for_scored(part, [&](const ScoreBlock& piece, int64_t begin) {
+    uint64_t own[kWidenedAtOnce / 64 + 1] = {};
+    uint64_t* const bits = mask == nullptr ? own : mask + (part.mask_bit + begin) / 64;
+    cut += kernel.apply(chunk_of(scoring, piece), threshold, nullptr, bits);
+    if (output == nullptr) return;
+    ScoreChunk halves = chunk_of(scoring, part_of(part, begin, piece.count));
+    halves.kept = bits;
+    halves_.cut(halves, const_cast<void*>(advanced(output, begin * byte_size(part))), nullptr);
   });
   return cut;
 }
 
 uint64_t CpuSelection::cut_by_bits(const ScoreBlock& block, void* output, uint64_t* mask) {
-  const SelectKernels& kernel = find_kernels_(Criterion::magnitude, block.dtype == DType::f64);
+  const auto kernel =
+      is_half(block.dtype) ? halves_.cut : find_kernels_(Criterion::magnitude, block.dtype == DType::f64).cut;
   std::atomic<uint64_t> cut = 0;
   parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
     const int64_t begin = chunk_begin(block, index);
     void* part_output = const_cast<void*>(advanced(output, begin * byte_size(block)));
     uint64_t* part_mask = mask == nullptr ? nullptr : mask + (block.mask_bit + begin) / 64;
-    cut += static_cast<uint64_t>(kernel.cut(chunk_of({}, chunk_part(block, index)), part_output, part_mask));
+    cut += static_cast<uint64_t>(kernel(chunk_of({}, chunk_part(block, index)), part_output, part_mask));
   });
   return cut;
 }
@@ -422,8 +523,8 @@ BlockCount CpuSelection::keys(const Scoring& scoring, const ScoreBlock& block, v
     BlockCount nan;
     for (int64_t from = 0; from < chunk.count; from += kKeysAtOnce) {
       const ScoreBlock part = part_of(chunk, from, std::min(kKeysAtOnce, chunk.count - from));
-      void* out = static_cast<char*>(keys) + (begin + from) * byte_size(block);
-      add_nan(nan, kernel.keys(chunk_of(scoring, part), out), part.position);
+      void* out = static_cast<char*>(keys) + (begin + from) * size_of(score_type(block.dtype));
+      add_nan(nan, keys_of(kernel, scoring, part, out), part.position);
       if (wide) {
         flip_signs(static_cast<uint64_t*>(out), part.count);
       } else {
@@ -451,7 +552,7 @@ BlockCount CpuSelection::accumulate(const Scoring& scoring, const ScoreBlock& bl
     double scores[kKeysAtOnce];
     for (int64_t from = begin; from < begin + count; from += kKeysAtOnce) {
       const ScoreBlock part = part_of(block, from, std::min(kKeysAtOnce, begin + count - from));
-      const ChunkCount found = kernel.keys(chunk_of(scoring, part), keys);
+      const ChunkCount found = keys_of(kernel, scoring, part, keys);
       for (int64_t i = 0; i < part.count; ++i) {
         scores[i] = score_of_signed(block.dtype, signed_key(block.dtype, keys, i));
       }
@@ -494,9 +595,10 @@ uint64_t CpuSelection::apply_units(const ScoreBlock& block, UnitAxis axis, int64
   std::atomic<uint64_t> cut = 0;
   parallel_tasks(chunk_count(block), threads_for(block.count), [&](int64_t index, int) {
     const int64_t begin = chunk_begin(block, index), end = chunk_begin(block, index + 1);
-    cut += block.dtype == DType::f64
-               ? write_units<uint64_t>(block, begin, end, axis, cols, first, kept_units, output, mask)
-               : write_units<uint32_t>(block, begin, end, axis, cols, first, kept_units, output, mask);
+    const auto write = block.dtype == DType::f64 ? &write_units<uint64_t>
+                       : is_half(block.dtype)    ? &write_units<uint16_t>
+                                                 : &write_units<uint32_t>;
+    cut += write(block, begin, end, axis, cols, first, kept_units, output, mask);
   });
   return cut;
 }

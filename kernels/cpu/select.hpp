@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/cpu/context.hpp"
+#include "kernels/cpu/isa/halves.hpp"
 #include "kernels/cpu/select_kernels.hpp"
 #include "kernels/marking.hpp"
 #include "kernels/selection.hpp"
@@ -49,12 +50,26 @@ class CpuSelection final : public SelectionOps, public MarkingOps {
   };
 
   const SelectKernels& kernels(const Scoring& scoring, const ScoreBlock& block) const;
+  /// Calls visit(piece, begin) for pieces of a block that the kernels can score: the block itself, or a cache's
+  /// worth of what is half precision as float32. All but the first begin with a word of mask bits.
+  template <class Visit>
+  void for_scored(const ScoreBlock& block, Visit visit) const;
+  ChunkCount keys_of(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& block,
+                     void* keys) const;
+  int64_t count_inside(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& block,
+                       int64_t low, int64_t upper) const;
+  int64_t apply_scored(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& part,
+                       int64_t threshold, void* output, uint64_t* mask) const;
+  /// The same for weights of half precision, which are scored as float32 and cut as they lie.
+  int64_t apply_halves(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& part,
+                       int64_t threshold, void* output, uint64_t* mask) const;
   int threads_for(int64_t elements) const;
   uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output,
                        uint64_t* mask);
   uint64_t cut_by_bits(const ScoreBlock& block, void* output, uint64_t* mask);
 
   const SelectKernels& (*find_kernels_)(Criterion, bool f64);
+  const HalfKernels& halves_;
   int threads_;
   std::vector<Log> logs_;
 };

@@ -41,16 +41,6 @@ Key key_of_native(const Scoring&, uint64_t key) {
   return key;
 }
 
-void check(const Scoring& scoring, const ScoreBlock& block) {
-  if (block.dtype != DType::f32 && block.dtype != DType::f64) {
-    failure("selection: blocks are f32 or f64, not {}", to_string(block.dtype));
-  }
-  if (is_wide(block.dtype) && !scoring.wide) failure("selection: f64 blocks need wide keys");
-  if (block.statistic == nullptr && block.count > 0 && statistic_of(scoring.criterion) != Statistic::none) {
-    failure("selection: the criterion {} needs a statistic of the gradient", to_string(scoring.criterion));
-  }
-}
-
 /// Calls visit(part, begin) for parts of a block that the kernels can take.
 template <class Visit>
 void for_parts(const ScoreBlock& block, Visit visit) {
@@ -77,6 +67,8 @@ void add_nan(BlockCount& found, const Totals& totals, const ScoreBlock& part) {
 CudaSelection::CudaSelection(CudaContext& context)
     : context_(context),
       totals_(*context.memory, "selection's counts"),
+      widened_(*context.memory, "half precision as float32"),
+      bits_(*context.memory, "selection's bits"),
       work_(*context.memory, "selection's working memory"),
       found_(sizeof(Totals)),
       transfer_(context.stream) {}
@@ -90,6 +82,45 @@ Totals CudaSelection::counted(Queue queue) {
   COPPICE_CUDA(cudaMemcpyAsync(found, totals, sizeof(Totals), cudaMemcpyDeviceToHost, context_.stream));
   COPPICE_CUDA(cudaStreamSynchronize(context_.stream));
   return *found;
+}
+
+ScoreBlock CudaSelection::scored(const ScoreBlock& block) {
+  const bool weights = is_half(block.dtype);
+  const bool statistic = block.statistic != nullptr && is_half(block.statistic_dtype);
+  ScoreBlock scored = block;
+  if (!weights && !statistic) return scored;
+  const int64_t padded = (block.count + 63) / 64 * 64;
+  float* const memory = widened_.reserve<float>((weights && statistic ? 2 : 1) * padded);
+  if (weights) {
+    queue_widen(context_, block.dtype, block.weights, block.count, memory);
+    scored.dtype = DType::f32;
+    scored.weights = memory;
+  }
+  if (statistic) {
+    float* const at = weights ? memory + padded : memory;
+    queue_widen(context_, block.statistic_dtype, block.statistic, block.count, at);
+    scored.statistic_dtype = DType::f32;
+    scored.statistic = at;
+  }
+  return scored;
+}
+
+template <class Cut>
+uint64_t CudaSelection::cut_scored(const ScoreBlock& block, void* output, uint64_t* mask, Cut cut) {
+  const ScoreBlock as_scored = scored(block);
+  if (!is_half(block.dtype)) return cut(as_scored, output, mask);
+  uint64_t* bits = mask;
+  if (bits == nullptr) {
+    const int64_t words = (block.mask_bit + block.count + 63) / 64;
+    bits = bits_.reserve<uint64_t>(words);
+    COPPICE_CUDA(cudaMemsetAsync(bits, 0, static_cast<size_t>(words) * sizeof(uint64_t), context_.stream));
+  }
+  const uint64_t count = cut(as_scored, static_cast<void*>(nullptr), bits);
+  if (output != nullptr && block.count > 0) {
+    queue_cut_halves(context_, block, bits, output);
+    COPPICE_CUDA(cudaStreamSynchronize(context_.stream));
+  }
+  return count;
 }
 
 template <class T>
@@ -132,10 +163,11 @@ void CudaSelection::append_keys(const Scoring& scoring, const ScoreBlock& block,
   });
 }
 
-void CudaSelection::sample(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
+void CudaSelection::sample(const Scoring& scoring, const ScoreBlock& given, std::span<const int64_t> starts,
                            std::vector<Key>& keys) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, given);
+  const ScoreBlock block = scored(given);
   if (starts.empty()) return;
   if (is_wide(block.dtype)) {
     append_keys<uint64_t>(scoring, block, starts, keys);
@@ -168,9 +200,10 @@ BlockCount CudaSelection::download_keys(const Scoring& scoring, const ScoreBlock
   return found;
 }
 
-BlockCount CudaSelection::keys(const Scoring& scoring, const ScoreBlock& block, void* keys) {
+BlockCount CudaSelection::keys(const Scoring& scoring, const ScoreBlock& given, void* keys) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, given);
+  const ScoreBlock block = scored(given);
   BlockCount found;
   for (int64_t begin = 0; begin < block.count; begin += kKeysTogether) {
     const ScoreBlock part = part_of(block, begin, std::min(kKeysTogether, block.count - begin));
@@ -183,10 +216,11 @@ BlockCount CudaSelection::keys(const Scoring& scoring, const ScoreBlock& block, 
   return found;
 }
 
-BlockCount CudaSelection::bracket(const Scoring& scoring, const ScoreBlock& block, Key low, Key high,
+BlockCount CudaSelection::bracket(const Scoring& scoring, const ScoreBlock& given, Key low, Key high,
                                   uint64_t capacity, std::vector<Place>& candidates) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, given);
+  const ScoreBlock block = scored(given);
   const uint64_t low_key = native_at_least(scoring, block.dtype, low);
   const uint64_t upper_key = native_above(scoring, block.dtype, high);
   BlockCount found;
@@ -212,10 +246,11 @@ BlockCount CudaSelection::bracket(const Scoring& scoring, const ScoreBlock& bloc
   return found;
 }
 
-BlockCount CudaSelection::histogram(const Scoring& scoring, const ScoreBlock& block, const KeyWindow& window,
+BlockCount CudaSelection::histogram(const Scoring& scoring, const ScoreBlock& given, const KeyWindow& window,
                                     uint64_t* bins) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, given);
+  const ScoreBlock block = scored(given);
   const Key rest = window.prefix_bits == 0 ? ~Key{0} : ~Key{0} >> window.prefix_bits;
   const uint64_t low_key = native_at_least(scoring, block.dtype, window.prefix);
   const uint64_t upper_key = native_above(scoring, block.dtype, window.prefix | rest);
@@ -237,9 +272,10 @@ BlockCount CudaSelection::histogram(const Scoring& scoring, const ScoreBlock& bl
   return found;
 }
 
-uint64_t CudaSelection::find_equal(const Scoring& scoring, const ScoreBlock& block, Key key, uint64_t index) {
+uint64_t CudaSelection::find_equal(const Scoring& scoring, const ScoreBlock& given, Key key, uint64_t index) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, given);
+  const ScoreBlock block = scored(given);
   const uint64_t low_key = native_at_least(scoring, block.dtype, key);
   const uint64_t upper_key = native_above(scoring, block.dtype, key);
   std::optional<uint64_t> position;
@@ -280,27 +316,30 @@ uint64_t CudaSelection::find_equal(const Scoring& scoring, const ScoreBlock& blo
 uint64_t CudaSelection::apply(const Scoring& scoring, const ScoreBlock& block, Place cut, void* output,
                               uint64_t* mask) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, block);
   // No score has key 0: one above it is the least threshold, under which what is cut already lies.
   const uint64_t threshold = std::max<uint64_t>(1, native_at_least(scoring, block.dtype, cut.key));
   const uint64_t above = std::max<uint64_t>(1, native_above(scoring, block.dtype, cut.key));
-  uint64_t count = 0;
-  for_parts(block, [&](const ScoreBlock& part, int64_t begin) {
-    // Before the cut's position keys equal to the cut's go too, from there on they stay.
-    const uint64_t before = cut.position > part.position ? cut.position - part.position : 0;
-    const int64_t tie = static_cast<int64_t>(std::min<uint64_t>(before, static_cast<uint64_t>(part.count)));
-    count += counted([&](Totals* totals) {
-               queue_apply(context_, scoring, part, threshold, above, tie,
-                           advanced(output, part.dtype, begin), words_at(mask, block, begin), totals);
-             }).cut;
+  return cut_scored(block, output, mask, [&](const ScoreBlock& whole, void* to, uint64_t* bits) {
+    uint64_t count = 0;
+    for_parts(whole, [&](const ScoreBlock& part, int64_t begin) {
+      // Before the cut's position keys equal to the cut's go too, from there on they stay.
+      const uint64_t before = cut.position > part.position ? cut.position - part.position : 0;
+      const int64_t tie = static_cast<int64_t>(std::min<uint64_t>(before, static_cast<uint64_t>(part.count)));
+      count += counted([&](Totals* totals) {
+                 queue_apply(context_, scoring, part, threshold, above, tie, advanced(to, part.dtype, begin),
+                             words_at(bits, whole, begin), totals);
+               }).cut;
+    });
+    return count;
   });
-  return count;
 }
 
-BlockCount CudaSelection::accumulate(const Scoring& scoring, const ScoreBlock& block, Reduce reduce,
+BlockCount CudaSelection::accumulate(const Scoring& scoring, const ScoreBlock& given, Reduce reduce,
                                      UnitAxis axis, int64_t cols, int64_t first, UnitScore* units) {
   context_.make_current();
-  check(scoring, block);
+  check_block(scoring, given);
+  const ScoreBlock block = scored(given);
   BlockCount found;
   for_parts(block, [&](const ScoreBlock& part, int64_t begin) {
     const int64_t from = first + begin;
@@ -327,17 +366,19 @@ uint64_t CudaSelection::apply_units(const ScoreBlock& block, UnitAxis axis, int6
   const int64_t first_unit = axis == UnitAxis::row ? first / cols : 0;
   const int64_t last_unit = axis == UnitAxis::row ? (first + block.count - 1) / cols : cols - 1;
   const int64_t first_word = first_unit / 64, words = last_unit / 64 - first_word + 1;
-  uint64_t* bits = work_.reserve<uint64_t>(words);
-  transfer_.upload(kept_units + first_word, bits, words * static_cast<int64_t>(sizeof(uint64_t)));
+  uint64_t* unit_bits = work_.reserve<uint64_t>(words);
+  transfer_.upload(kept_units + first_word, unit_bits, words * static_cast<int64_t>(sizeof(uint64_t)));
   const int64_t origin = axis == UnitAxis::row ? first - 64 * first_word * cols : first;
-  uint64_t count = 0;
-  for_parts(block, [&](const ScoreBlock& part, int64_t begin) {
-    count += counted([&](Totals* totals) {
-               queue_apply_units(context_, part, axis, cols, origin + begin, bits,
-                                 advanced(output, part.dtype, begin), words_at(mask, block, begin), totals);
-             }).cut;
+  return cut_scored(block, output, mask, [&](const ScoreBlock& whole, void* to, uint64_t* bits) {
+    uint64_t count = 0;
+    for_parts(whole, [&](const ScoreBlock& part, int64_t begin) {
+      count += counted([&](Totals* totals) {
+                 queue_apply_units(context_, part, axis, cols, origin + begin, unit_bits,
+                                   advanced(to, part.dtype, begin), words_at(bits, whole, begin), totals);
+               }).cut;
+    });
+    return count;
   });
-  return count;
 }
 
 uint64_t CudaSelection::count_kept(const ScoreBlock& block) {

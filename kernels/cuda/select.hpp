@@ -45,8 +45,15 @@ class CudaSelection final : public SelectionOps {
   void append_keys(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                    std::vector<Key>& keys);
 
+  /// A block of half precision as float32, in memory that the next one takes. Of files those are short.
+  ScoreBlock scored(const ScoreBlock& block);
+  /// Calls cut(scored block, output, mask) and cuts half precision as it lies by the bits that it wrote.
+  template <class Cut>
+  uint64_t cut_scored(const ScoreBlock& block, void* output, uint64_t* mask, Cut cut);
+
   CudaContext& context_;
   Scratch totals_;
+  Scratch widened_, bits_;
   Scratch work_;  // whatever one operation needs: a log, bins, a sample, units
   PinnedBuffer found_;
   Transfer transfer_;

@@ -82,6 +82,13 @@ void queue_apply_units(const CudaContext& context, const ScoreBlock& block, Unit
                        int64_t first, const uint64_t* kept_units, void* output, uint64_t* mask,
                        Totals* totals);
 
+/// Half precision (f16 or bf16) as float32, exactly.
+void queue_widen(const CudaContext& context, DType dtype, const void* halves, int64_t count, float* widened);
+
+/// Halves whose bit of `mask`, placed as the block's, is 0 become +0 in `output` (may be the weights).
+void queue_cut_halves(const CudaContext& context, const ScoreBlock& block, const uint64_t* mask,
+                      void* output);
+
 /// totals->inside += elements that aren't cut already, by block.kept (not null).
 void queue_count_kept(const CudaContext& context, const ScoreBlock& block, Totals* totals);
 

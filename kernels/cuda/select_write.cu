@@ -1,4 +1,5 @@
 #include "kernels/cuda/select_tiles.cuh"
+#include "kernels/half_precision.hpp"
 
 // The passes that write the cut: threshold, mask bits and zeroed weights in one, 12 bytes a float32 parameter
 // with a statistic. And the count of a mask's bits.
@@ -119,6 +120,24 @@ __global__ void __launch_bounds__(kThreads)
   add_block_sum(inside, &totals->inside);
 }
 
+__global__ void __launch_bounds__(kThreads)
+    widen_kernel(DType dtype, const uint16_t* halves, int64_t count, float* to) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    to[i] = dtype == DType::bf16 ? bfloat16_to_float(halves[i]) : half_to_float(halves[i]);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    cut_halves_kernel(const uint16_t* weights, int64_t count, const uint64_t* mask, int mask_bit,
+                      uint16_t* to) {
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
+    const int64_t bit = mask_bit + i;
+    to[i] = (mask[bit / 64] >> (bit % 64) & 1) != 0 ? weights[i] : uint16_t{0};
+  }
+}
+
 template <class T>
 Written<T> written_to(const ScoreBlock& block, void* output, uint64_t* mask) {
   return {static_cast<T*>(output), mask, output == block.weights};
@@ -150,6 +169,20 @@ void queue_apply_units(const CudaContext& context, const ScoreBlock& block, Unit
   } else {
     run(uint32_t{});
   }
+}
+
+void queue_widen(const CudaContext& context, DType dtype, const void* halves, int64_t count, float* to) {
+  const Grid grid = grid_for(context, (count + kWarp - 1) / kWarp, 1, 8);
+  launch(widen_kernel, grid.blocks, grid.threads, 0, context.stream, dtype,
+         static_cast<const uint16_t*>(halves), count, to);
+}
+
+void queue_cut_halves(const CudaContext& context, const ScoreBlock& block, const uint64_t* mask,
+                      void* output) {
+  const Grid grid = grid_for(context, (block.count + kWarp - 1) / kWarp, 1, 8);
+  launch(cut_halves_kernel, grid.blocks, grid.threads, 0, context.stream,
+         static_cast<const uint16_t*>(block.weights), block.count, mask, block.mask_bit,
+         static_cast<uint16_t*>(output));
 }
 
 void queue_count_kept(const CudaContext& context, const ScoreBlock& block, Totals* totals) {

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <memory>
@@ -157,14 +158,19 @@ TEST(Orders, Optimizers) {
 
 class OrdersOfSelection : public testing::TestWithParam<DType> {
  protected:
-  template <class T>
+  const void* stored(Arrays& arrays, const std::vector<float>& values) {
+    if (GetParam() == DType::f64)
+      return arrays.vector(std::vector<double>(values.begin(), values.end())).data;
+    if (GetParam() == DType::f32) return arrays.vector(values).data;
+    std::vector<uint16_t> halves;
+    for (float value : values) halves.push_back(static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16));
+    return arrays.vector(halves).data;
+  }
   ScoreBlock block_of(Arrays& arrays, int64_t count) {
-    const std::vector<float> w = sparse_numbers(count, 0.1, 1);
-    const std::vector<float> s = numbers(count, 2);
     ScoreBlock block;
-    block.dtype = GetParam();
-    block.weights = arrays.vector(std::vector<T>(w.begin(), w.end())).data;
-    block.statistic = arrays.vector(std::vector<T>(s.begin(), s.end())).data;
+    block.dtype = block.statistic_dtype = GetParam();
+    block.weights = stored(arrays, sparse_numbers(count, 0.1, 1));
+    block.statistic = stored(arrays, numbers(count, 2));
     block.kept =
         arrays.vector(std::vector<uint64_t>(static_cast<size_t>(count / 64 + 2), 0xffff'0fff'ffff'fff7)).data;
     block.mask_bit = 5;
@@ -178,7 +184,7 @@ TEST_P(OrdersOfSelection, CountLogAndCut) {
   expect_same_bits([this](Backend& backend, Arrays& arrays) {
     const int64_t count = 12'000;
     const bool wide = GetParam() == DType::f64;
-    const ScoreBlock block = wide ? block_of<double>(arrays, count) : block_of<float>(arrays, count);
+    const ScoreBlock block = block_of(arrays, count);
     SelectionOps& ops = backend.selection();
     for (const Criterion criterion : kCriteria) {
       const Scoring scoring{criterion, 7, wide};
@@ -217,8 +223,7 @@ TEST_P(OrdersOfSelection, CutRowsAndColumns) {
     const int64_t cols = 150;  // several tiles along either axis
     const int64_t rows = 130;
     const bool wide = GetParam() == DType::f64;
-    const ScoreBlock block =
-        wide ? block_of<double>(arrays, rows * cols) : block_of<float>(arrays, rows * cols);
+    const ScoreBlock block = block_of(arrays, rows * cols);
     SelectionOps& ops = backend.selection();
     for (const UnitAxis axis : {UnitAxis::row, UnitAxis::column}) {
       for (const Reduce reduce : {Reduce::sum, Reduce::mean, Reduce::max, Reduce::l2, Reduce::product}) {
@@ -238,7 +243,7 @@ TEST_P(OrdersOfSelection, CutRowsAndColumns) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, OrdersOfSelection, testing::Values(DType::f32, DType::f64),
+INSTANTIATE_TEST_SUITE_P(Types, OrdersOfSelection, testing::Values(DType::f32, DType::f64, DType::bf16),
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
 }  // namespace

@@ -1,12 +1,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <random>
 #include <vector>
 
+#include "kernels/half_precision.hpp"
 #include "kernels/marking.hpp"
 #include "kernels/ordered_key.hpp"
 #include "kernels/selection.hpp"
@@ -66,7 +69,44 @@ constexpr uint64_t kMaskBefore = 0x5a5a'5a5a'5a5a'5a5aull;
 struct Case {
   DType dtype;
   bool wide;
+  DType statistic = dtype;
 };
+
+/// The nearest f16, of finite numbers a finite one.
+uint16_t to_f16(double value) {
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const double magnitude = std::abs(value);
+  if (std::isnan(value)) return sign | 0x7e00;
+  if (std::isinf(value)) return sign | 0x7c00;
+  if (magnitude >= 65'504) return sign | 0x7bff;
+  const int exponent = magnitude == 0.0 ? -14 : std::max(std::ilogb(magnitude), -14);
+  const double steps = std::nearbyint(std::ldexp(magnitude, 10 - exponent));
+  return static_cast<uint16_t>(sign | (((exponent + 14) << 10) + static_cast<int>(steps)));
+}
+
+/// Stores element i and returns what is there then.
+double store(std::vector<uint8_t>& bytes, DType dtype, int64_t i, double value) {
+  const auto put = [&](auto number) {
+    std::memcpy(&bytes[static_cast<size_t>(i) * sizeof(number)], &number, sizeof(number));
+  };
+  const float narrow = static_cast<float>(value);
+  switch (dtype) {
+    case DType::f64:
+      put(value);
+      return value;
+    case DType::f16:
+      put(to_f16(value));
+      return half_to_float(to_f16(value));
+    case DType::bf16: {
+      const auto upper = static_cast<uint16_t>(std::bit_cast<uint32_t>(narrow) >> 16);
+      put(upper);
+      return bfloat16_to_float(upper);
+    }
+    default:
+      put(narrow);
+      return narrow;
+  }
+}
 
 /// A block with its weights, statistic and mask at odd places, and the keys that it should have.
 struct TestBlock {
@@ -78,19 +118,22 @@ struct TestBlock {
 
   /// The arrays begin `offset` elements behind an aligned address.
   TestBlock(Backend& backend, const Scoring& scoring, DType dtype, int64_t count, int bit, bool masked,
-            Input input, std::mt19937_64& random, int64_t offset = 1)
+            Input input, std::mt19937_64& random, int64_t offset = 1,
+            std::optional<DType> other_statistic = {})
       : offset_(offset) {
-    const size_t width = static_cast<size_t>(size_of(dtype));
-    std::vector<uint8_t> w(static_cast<size_t>(count + offset) * width), s(w.size());
+    const DType statistic_dtype = other_statistic.value_or(dtype);
+    const size_t width = static_cast<size_t>(size_of(dtype)),
+                 statistic_width = static_cast<size_t>(size_of(statistic_dtype));
+    std::vector<uint8_t> w(static_cast<size_t>(count + offset) * width),
+        s(static_cast<size_t>(count + offset) * statistic_width);
     std::vector<uint64_t> bits(static_cast<size_t>(bit + count + 63) / 64 + 1, ~uint64_t{0});
     if (masked) {
       for (uint64_t& word : bits) word = random() | random();
     }
-    block = {dtype, nullptr, nullptr, nullptr, bit, count, 1'000'003};
+    block = {dtype, statistic_dtype, nullptr, nullptr, nullptr, bit, count, 1'000'003};
     for (int64_t i = 0; i < count; ++i) {
-      const double weight = draw(input, random), value = draw(input, random);
-      put(w, dtype, i + offset, weight);
-      put(s, dtype, i + offset, value);
+      const double weight = store(w, dtype, i + offset, draw(input, random));
+      const double value = store(s, statistic_dtype, i + offset, draw(input, random));
       const int64_t at = bit + i;
       if ((bits[static_cast<size_t>(at / 64)] >> (at % 64) & 1) == 0) {
         keys.push_back(kCutAlready);
@@ -105,24 +148,16 @@ struct TestBlock {
     statistic = {backend, std::move(s)};
     kept = {backend, std::move(bits)};
     block.weights = weights.data() + static_cast<size_t>(offset) * width;
-    block.statistic = statistic.data() + static_cast<size_t>(offset) * width;
+    block.statistic = statistic.data() + static_cast<size_t>(offset) * statistic_width;
     if (masked) block.kept = kept.data();
   }
 
   bool is_kept(int64_t i) const { return keys[static_cast<size_t>(i)] != kCutAlready; }
   void set_weight(int64_t i, double value) {
-    weights.edit([&](std::vector<uint8_t>& bytes) { put(bytes, block.dtype, offset_ + i, value); });
+    weights.edit([&](std::vector<uint8_t>& bytes) { store(bytes, block.dtype, offset_ + i, value); });
   }
 
  private:
-  static void put(std::vector<uint8_t>& bytes, DType dtype, int64_t i, double value) {
-    const float narrow = static_cast<float>(value);
-    if (dtype == DType::f64) {
-      std::memcpy(&bytes[static_cast<size_t>(i) * 8], &value, 8);
-    } else {
-      std::memcpy(&bytes[static_cast<size_t>(i) * 4], &narrow, 4);
-    }
-  }
   static Key key(const Scoring& scoring, double value) {
     return scoring.wide ? ordered_key(value) : Key{ordered_key(static_cast<float>(value))} << 32;
   }
@@ -174,14 +209,23 @@ class Kernels : public OpsTest {
 TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
   const uint64_t seed = std::random_device{}();
   std::mt19937_64 random(seed);
-  const Case cases[] = {{DType::f32, false}, {DType::f32, true}, {DType::f64, true}};
-  int turn = 0;
+  const Case cases[] = {{DType::f32, false},
+                        {DType::f32, true},
+                        {DType::f64, true},
+                        {DType::bf16, false},
+                        {DType::f16, true},
+                        {DType::f16, false, DType::f32},
+                        {DType::f32, false, DType::bf16},
+                        {DType::bf16, true, DType::f16}};
+  int turn = 0, half_turn = 0;
   for (int64_t count : {0, 1, 31, 33, 63, 64, 65, 127, 129, 257, 1023, 1025, 1500, 65'537, 140'001}) {
     for (Criterion criterion : kCriteria) {
       if (count > 2000 && criterion != Criterion::taylor && criterion != Criterion::fisher) continue;
       for (const Case& c : cases) {
         for (Input input : kInputs) {
           if (count > 2000 && (++turn % 7) != 0) continue;
+          // Of half precision one in three: five combinations of types, all of them widened alike.
+          if ((is_half(c.dtype) || is_half(c.statistic)) && count <= 2000 && (++half_turn % 3) != 0) continue;
           if (input == Input::infinite && criterion != Criterion::magnitude &&
               criterion != Criterion::gradient)
             continue;
@@ -189,11 +233,12 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
           const bool masked = random() % 2 == 0;
           // Words of mask bits begin at aligned elements, or don't.
           const int64_t offset = random() % 2 == 0 ? bit % 4 : 1;
-          SCOPED_TRACE(fmt::format("{} of {} wide {} count {} input {} bit {} offset {} masked {} seed {}",
-                                   to_string(criterion), to_string(c.dtype), c.wide, count,
-                                   static_cast<int>(input), bit, offset, masked, seed));
+          SCOPED_TRACE(
+              fmt::format("{} of {} and {} wide {} count {} input {} bit {} offset {} masked {} seed {}",
+                          to_string(criterion), to_string(c.dtype), to_string(c.statistic), c.wide, count,
+                          static_cast<int>(input), bit, offset, masked, seed));
           const Scoring scoring{criterion, 5, c.wide};
-          TestBlock test(backend(), scoring, c.dtype, count, bit, masked, input, random, offset);
+          TestBlock test(backend(), scoring, c.dtype, count, bit, masked, input, random, offset, c.statistic);
 
           // A bracket between two of the keys.
           std::vector<Key> sorted = test.keys;
@@ -240,7 +285,7 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
 
           // Keys of all of them, and nothing behind.
           constexpr uint8_t kPoison = 0xc3;
-          const size_t key_bytes = static_cast<size_t>(size_of(c.dtype));
+          const size_t key_bytes = static_cast<size_t>(size_of(score_type(c.dtype)));
           std::vector<uint8_t> keys((static_cast<size_t>(count) + 1) * key_bytes, kPoison);
           EXPECT_EQ(ops().keys(scoring, test.block, keys.data()).nan_count, 0u);
           for (size_t i = 0; i <= static_cast<size_t>(count); ++i) {
@@ -329,7 +374,7 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
 /// Where not all candidates fit, those that are there are some of them.
 TEST_P(Kernels, LogsAreFilledUpToTheirCapacity) {
   std::mt19937_64 random(std::random_device{}());
-  for (DType dtype : {DType::f32, DType::f64}) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     for (int64_t count : {100, 5000, 140'001}) {
       const Scoring scoring{Criterion::gradient, 0, dtype == DType::f64};
       TestBlock test(backend(), scoring, dtype, count, 3, true, Input::few_values, random, 3);
@@ -378,7 +423,7 @@ TEST_P(Kernels, HistogramsOfAnyWidth) {
 /// Elements go with their row or column; blocks that begin and end inside of rows.
 TEST_P(Kernels, UnitsAreCutWhole) {
   std::mt19937_64 random(std::random_device{}());
-  for (DType dtype : {DType::f32, DType::f64}) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     for (const auto& [rows, cols] :
          {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {130, 33}, {2, 1500}, {700, 2}}) {
       for (UnitAxis axis : {UnitAxis::row, UnitAxis::column}) {
@@ -420,7 +465,7 @@ TEST_P(Kernels, UnitsAreCutWhole) {
 }
 
 TEST_P(Kernels, NanIsCountedWhereItCounts) {
-  for (DType dtype : {DType::f32, DType::f64}) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     for (int64_t count : {1, 40, 64, 300, 140'001}) {
       std::mt19937_64 random(3);
       const Scoring scoring{Criterion::taylor, 0, true};
@@ -453,7 +498,7 @@ TEST_P(Kernels, NanIsCountedWhereItCounts) {
 
 TEST_P(Kernels, UnitsAreReducedInIndexOrder) {
   std::mt19937_64 random(std::random_device{}());
-  for (DType dtype : {DType::f32, DType::f64}) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
     for (const auto& [rows, cols] :
          {std::pair<int64_t, int64_t>{1, 1}, {3, 7}, {31, 64}, {65, 33}, {2, 1500}, {1500, 2}, {301, 257}}) {
       for (Reduce reduce : {Reduce::sum, Reduce::mean, Reduce::max, Reduce::l2, Reduce::product}) {

@@ -380,7 +380,7 @@ TEST_P(Prune, ErrorsNameWhatIsWrong) {
   };
   EXPECT_SAYS(broken([](auto& m) { m[0].info.name = m[1].info.name; }), "two tensors", "'decoder.weight'");
   EXPECT_SAYS(broken([](auto& m) { m[0].info.gates = 5; }), "'rnn.weight_hh_l0'", "12 rows", "5 gates");
-  EXPECT_SAYS(broken([](auto& m) { m[2].info.dtype = DType::bf16; }), "'rnn.bias'", "bf16");
+  EXPECT_SAYS(broken([](auto& m) { m[2].info.dtype = DType::i16; }), "'rnn.bias'", "i16");
   EXPECT_SAYS(broken([](auto& m) { m[2].sum = nullptr; }), "'rnn.bias'", "sum of the gradients");
 }
 

@@ -235,6 +235,27 @@ template <class T>
   here = (here & ~(word.valid << word.shift)) | ((bits & word.valid) << word.shift);
 }
 
+#if defined(__SSE2__) && !defined(COPPICE_ISA_avx512)
+/// The flags of four vectors of 32 bits, a bit a lane in order.
+[[gnu::always_inline]] inline uint32_t four_flags(Vector<float> a, Vector<float> b, Vector<float> c,
+                                                  Vector<float> d) {
+#if defined(__AVX2__)
+  const auto pack = [](Vector<float> x, Vector<float> y) __attribute__((always_inline)) {
+    return _mm256_packs_epi32(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(y));
+  };
+  // Packing goes by halves of a register: a's and b's lower lanes come first.
+  const __m256i mixed = _mm256_packs_epi16(pack(a, b), pack(c, d));
+  const __m256i bytes = _mm256_permutevar8x32_epi32(mixed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+#else
+  const auto pack = [](Vector<float> x, Vector<float> y) __attribute__((always_inline)) {
+    return _mm_packs_epi32(reinterpret_cast<__m128i>(x), reinterpret_cast<__m128i>(y));
+  };
+  return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16(pack(a, b), pack(c, d))));
+#endif
+}
+#endif
+
 /// Bit i: keys[i] < threshold, for 64 keys.
 template <class T>
 [[gnu::always_inline]] inline uint64_t less_bits(const Vector<T>* keys, Bits<T> threshold) {
@@ -252,24 +273,26 @@ template <class T>
     word |= bits << (kLanes<T> * v);
   }
 #elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4) {
+    // Four vectors of flags become one of bytes, which gives its bits in one go: a third less to do than by
+    // vectors.
 #pragma GCC unroll 64
-  for (int v = 0; v < kVectors<T>; ++v) {
-    const Vector<T> flags = keys[v] < threshold;
-    int bits = 0;
+    for (int v = 0; v < kVectors<T>; v += 4) {
+      word |= uint64_t{four_flags(keys[v] < threshold, keys[v + 1] < threshold, keys[v + 2] < threshold,
+                                  keys[v + 3] < threshold)}
+              << (kLanes<T> * v);
+    }
+  } else {
+#pragma GCC unroll 64
+    for (int v = 0; v < kVectors<T>; ++v) {
+      const Vector<T> flags = keys[v] < threshold;
 #if defined(__AVX2__)
-    if constexpr (sizeof(T) == 4) {
-      bits = _mm256_movemask_ps(reinterpret_cast<__m256>(flags));
-    } else {
-      bits = _mm256_movemask_pd(reinterpret_cast<__m256d>(flags));
-    }
+      const int bits = _mm256_movemask_pd(reinterpret_cast<__m256d>(flags));
 #else
-    if constexpr (sizeof(T) == 4) {
-      bits = _mm_movemask_ps(reinterpret_cast<__m128>(flags));
-    } else {
-      bits = _mm_movemask_pd(reinterpret_cast<__m128d>(flags));
-    }
+      const int bits = _mm_movemask_pd(reinterpret_cast<__m128d>(flags));
 #endif
-    word |= uint64_t{static_cast<uint32_t>(bits)} << (kLanes<T> * v);
+      word |= uint64_t{static_cast<uint32_t>(bits)} << (kLanes<T> * v);
+    }
   }
 #else
   // One bit a lane, chosen by the flags; the lanes of a vector add up to its share of the word.
@@ -332,12 +355,14 @@ ChunkCount bracket_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, v
   struct State {
     int64_t below = 0;
     int64_t inside = 0;
-    Vector<T> nan = {};
+    Vector<T> highest = {};
   };
   const uint64_t* const kept = chunk.kept;
   const State counted = for_words<C, T>(chunk, State{}, [=](const Word<T>& word, State& state) {
 #pragma GCC unroll 64
-    for (int64_t v = 0; v < kVectors<T>; ++v) state.nan |= word.keys[v] > Number<T>::kInfinity;
+    for (int64_t v = 0; v < kVectors<T>; ++v) {
+      state.highest = state.highest > word.keys[v] ? state.highest : word.keys[v];
+    }
     const uint64_t under = less_bits<T>(word.keys, low_key);
     const uint64_t between = less_bits<T>(word.keys, upper_key) & ~under & word.valid;
     state.below += __builtin_popcountll(under & word.valid);
@@ -355,7 +380,7 @@ ChunkCount bracket_kernel(const ScoreChunk& chunk, int64_t low, int64_t upper, v
   ChunkCount result;
   result.below = counted.below;
   result.inside = counted.inside;
-  return any<T>(counted.nan) ? find_nan<C, T>(chunk, result) : result;
+  return any<T>(counted.highest > Number<T>::kInfinity) ? find_nan<C, T>(chunk, result) : result;
 }
 
 template <class C, class T>
