@@ -19,7 +19,7 @@ class ArrayProblem {
  public:
   /// `dtype`: bf16 or f16; the upper bits of float32 values, which are some half of either.
   ArrayProblem(Backend& backend, int64_t parameters, int64_t tensor_count, DType dtype)
-      : backend_(backend), size_(parameters / tensor_count / kRows * kRows) {
+      : backend_(backend), dtype_(dtype), size_(parameters / tensor_count / kRows * kRows) {
     std::vector<NamedArray> weights, gradients;
     for (int64_t t = 0; t < tensor_count; ++t) {
       const std::string name = "layer" + std::to_string(t) + ".proj.weight";
@@ -52,6 +52,24 @@ class ArrayProblem {
     report_ = prune_weights(*weight_file_, scores, {}, config, 1, backend_,
                             [&](const std::set<size_t>&) { return &in_place; });
   }
+  /// One pass that scores, masks and cuts in place at the threshold that `select` found.
+  void cut(const PruneConfig& config) {
+    Scoring scoring;
+    for (Criterion criterion : kCriteria) {
+      if (to_string(criterion) == config.criterion) scoring.criterion = criterion;
+    }
+    const Key threshold = key_of(scoring, report_.outcome.groups.front().threshold);
+    mask_.resize(static_cast<size_t>(size_ / 64 + 1));
+    for (size_t t = 0; t < weights_.size(); ++t) {
+      ScoreBlock block;
+      block.dtype = block.statistic_dtype = dtype_;
+      block.weights = weights_[t].data();
+      block.statistic = gradients_[t].data();
+      block.count = size_;
+      block.position = t * static_cast<uint64_t>(size_);
+      backend_.selection().apply(scoring, block, {threshold, 0}, weights_[t].data(), mask_.data());
+    }
+  }
   /// Calls visit(data, bytes) for each array that a selection reads.
   template <class Visit>
   void for_arrays(bool with_gradients, Visit visit) const {
@@ -73,9 +91,11 @@ class ArrayProblem {
   }
 
   Backend& backend_;
+  DType dtype_;
   int64_t size_;  // of a tensor
   std::vector<std::vector<uint16_t>> original_, weights_, gradients_;
   std::unique_ptr<ArrayFile> weight_file_, gradient_file_;
+  std::vector<uint64_t> mask_;
   PruneReport report_;
 };
 

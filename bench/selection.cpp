@@ -49,14 +49,14 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// Half precision in turns with one read of its bytes; the cut at a known threshold has no path of its own.
+/// Half precision as a caller's arrays, in turns with the same two.
 int run_halves(Backend& backend, const bench::Sampling& sampling, int64_t parameters, int64_t tensors,
                DType dtype, const PruneConfig& config, int threads, nlohmann::json facts) {
   bench::ArrayProblem problem(backend, parameters, tensors, dtype);
   const bool gradients = config.criterion != "magnitude" && config.criterion != "random";
   const clockid_t clock = threads == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
   volatile float sink = 0.0f;
-  std::vector<double> reads, selections;
+  std::vector<double> reads, selections, cuts;
   for (int i = 0; i < sampling.warmup + sampling.samples; ++i) {
     problem.restore();
     const double start = now(clock);
@@ -66,14 +66,21 @@ int run_halves(Backend& backend, const bench::Sampling& sampling, int64_t parame
     const double middle = now(clock);
     problem.select(config);
     const double end = now(clock);
+    problem.restore();
+    const double before_cut = now(clock);
+    problem.cut(config);
+    const double after_cut = now(clock);
     if (i < sampling.warmup) continue;
     reads.push_back(middle - start);
     selections.push_back(end - middle);
+    cuts.push_back(after_cut - before_cut);
   }
   facts["dtype"] = to_string(dtype);
   facts["read_median_s"] = median(reads);
   facts["select_median_s"] = median(selections);
+  facts["cut_at_known_threshold_median_s"] = median(cuts);
   facts["over_read"] = median(selections) / median(reads);
+  facts["over_cut"] = median(selections) / median(cuts);
   facts["passes"] = problem.outcome().passes;
   facts["kept"] = problem.outcome().kept;
   std::cout << facts.dump() << std::endl;

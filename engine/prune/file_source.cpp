@@ -653,6 +653,13 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
   const std::vector<StatisticPart> parts = statistic_parts(tensor, statistic);
   const DType type = infos_[tensor].dtype;
   Slot& slot = slots_[0];
+  std::vector<int64_t> starts;
+  if (lies_ready(tensor, statistic, parts)) {
+    fill(tensor, begin, count, statistic, parts, slot);
+    for (int64_t line : lines) starts.push_back(line - begin);
+    visit(run_of(tensor, begin, count, slot, false), starts);
+    return;
+  }
   slot.own_values = options_[tensor].keep_diagonal;
   slot.has_statistic = statistic != Statistic::none;
   slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
@@ -664,7 +671,6 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
     slot.summand.of(kLinesAtOnce * kLine * size_of(slot.statistic_dtype));
   }
   if (slot.has_kept) slot.kept.of((kLinesAtOnce + 1) * 8);
-  std::vector<int64_t> starts;
   for (size_t next = 0; next < lines.size();) {
     // Whole lines that start on a word of bits are gathered; one that doesn't is a run of its own.
     starts.clear();
