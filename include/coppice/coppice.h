@@ -260,8 +260,8 @@ static inline coppice_tensor coppice_tensor_of(const char* name, void* weights, 
 
 /* Prunes tensors in memory together: exactly round(sparsity * n) of their n weights go, those with the lowest
  * scores. Options: the keys of [prune], seed, keep_diagonal, device, threads. All that are given take part
- * but those that `exclude` names or `include` does not. Half precision and strided tensors pass through small
- * buffers, nothing is copied as a whole. `kept` (or NULL) gets how many of the prunable weights are left,
+ * but those that `exclude` names or `include` does not. Strided tensors pass through small buffers, nothing is
+ * copied as a whole. `kept` (or NULL) gets how many of the prunable weights are left,
  * `report_json` (or NULL) {parameters, tensors, gates, groups with their thresholds}. */
 COPPICE_API coppice_status coppice_prune_tensors(const coppice_tensor* tensors, size_t tensor_count,
                                                  const char* const* options, size_t option_count,
