@@ -35,6 +35,17 @@ void prune(Network& network) {
   }
 }
 
+/// Of the prunable weights one column in ten is left: every layout can say that.
+void keep_columns(Network& network) {
+  for (const Segment& segment : network.store().segments()) {
+    if (segment.shape.size() != 2 || segment.name == "embedding.weight") continue;
+    std::vector<float> values = network.store().download(segment);
+    const auto columns = static_cast<size_t>(segment.cols());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = i % columns % 10 == 7 ? values[i] : 0.0f;
+    network.store().upload(segment, values);
+  }
+}
+
 TEST(Session, StepsAsTheNetworkReads) {
   for (const CellEntry& cell : builtin_cells()) {
     for (const bool features : {false, true}) {
@@ -81,6 +92,48 @@ TEST(Session, StepsAsTheNetworkReads) {
           session.reset();
           (void)round;
         }
+      }
+    }
+  }
+}
+
+// One row of x has forms and kernels of its own, and yet a single stream says to the bit what the network
+// says, which reads its sequence at once.
+TEST(Session, OneStreamHasTheBitsOfTheNetwork) {
+  for (const CellEntry& cell : builtin_cells()) {
+    Case c = model(cell.name);
+    c.batch = 1;
+    const unsigned seed = std::random_device{}();
+    std::mt19937 generator(seed);
+    const auto backend = open_test_backend();
+    Network network(*backend, c.config, c.data);
+    upload(network, random_tensors(c, generator));
+    keep_columns(network);
+    for (const std::string_view layout : backend->layouts()) {
+      if (!backend->gives_dense_bits(layout)) continue;
+      SCOPED_TRACE(testing::Message() << cell.name << ", " << layout << ", seed " << seed);
+      network.use_layout(std::string(layout));
+      Session session(network, {.layout = std::string(layout)});
+      Session mixed(network, {.layout = std::string(layout), .layouts = {{"rnn.weight_ih_l0", "dense"}}});
+      EXPECT_EQ(session.layout("rnn.weight_ih_l0"), layout);
+      EXPECT_EQ(session.layout("rnn.weight_hh_l0"), layout);
+      for (int round = 0; round < 2; ++round) {
+        const Batch whole = random_batch(c, generator);
+        Batch so_far;
+        so_far.batch = 1;
+        for (const int32_t id : whole.ids) {
+          so_far.steps += 1;
+          so_far.ids.push_back(id);
+          so_far.targets.push_back(-1);
+          const std::span<const float> logits = session.step(std::span(&id, 1));
+          const std::vector<float> all = network.logits(so_far);
+          const std::vector<float> expected(all.end() - std::ssize(logits), all.end());
+          EXPECT_EQ(std::vector<float>(logits.begin(), logits.end()), expected);
+          const std::span<const float> others = mixed.step(std::span(&id, 1));
+          EXPECT_EQ(std::vector<float>(others.begin(), others.end()), expected);
+        }
+        session.reset();
+        mixed.reset(0);
       }
     }
   }

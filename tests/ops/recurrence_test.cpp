@@ -1,9 +1,6 @@
 #include <algorithm>
-#include <cstring>
 
-#include "kernels/cpu/dispatch.hpp"
-#include "kernels/cpu/isa/cells.hpp"
-#include "recurrence_reference.hpp"
+#include "device_recurrence.hpp"
 
 namespace coppice::test {
 namespace {
@@ -56,125 +53,6 @@ TEST(RecurrenceReference, BackwardAgreesWithCentralDifferences) {
     }
   }
 }
-
-/// A backend's run of a reference case: all tensors strided, poisoned, and fenced with sentinels.
-class DeviceRecurrence {
- public:
-  DeviceRecurrence(Backend& backend, const RecurrenceReference& r, const char* layout)
-      : backend_(backend),
-        r_(r),
-        values_(backend, r.width(), r.H, narrow(r.weight), 0, 0),
-        weight_(backend.make_weight(layout, values_)),
-        bias_(backend, 1, r.H, narrow(r.candidate_bias)),
-        gates_(backend, r.T * r.B, r.width(), narrow(r.preactivation)),
-        hidden_states_(backend, (r.T + 1) * r.B, r.H),
-        cell_states_(backend, (r.T + 1) * r.B, r.H),
-        candidate_hidden_(backend, r.T * r.B, r.H),
-        output_(backend, r.T * r.B, r.H, {}, 40),
-        d_output_(backend, r.T * r.B, r.H, narrow(r.d_output), 40),
-        d_gates_(backend, r.T * r.B, r.width()),
-        d_recurrent_(backend, r.T * r.B, r.width()),
-        d_hidden_(backend, r.B, r.H, narrow(r.d_last_hidden)),
-        d_cell_(backend, r.B, r.H, narrow(r.d_last_cell)),
-        lengths_(backend, std::max<int64_t>(1, r.B) * 4, "lengths") {
-    load_states(r);
-  }
-
-  /// Other inputs of the same shape, in the same memory; and other values for the weight, if they are other.
-  void load(const RecurrenceReference& r) {
-    load_states(r);
-    put(narrow(r.preactivation), gates_);
-    put(narrow(r.candidate_bias), bias_);
-    put(narrow(r.d_output), d_output_);
-    put(narrow(r.d_last_hidden), d_hidden_);
-    put(narrow(r.d_last_cell), d_cell_);
-    put(narrow(r.weight), values_);
-    weight_->refresh(values_);
-  }
-  /// A weight made anew, in the place of the old one if the memory's keeper likes.
-  void remake_weight(const char* layout) {
-    weight_.reset();
-    weight_ = backend_.make_weight(layout, values_);
-  }
-
-  RecurrenceForward forward_arguments() {
-    RecurrenceForward s;
-    s.cell = r_.cell;
-    s.steps = r_.T;
-    s.batch = r_.B;
-    s.hidden = r_.H;
-    s.reverse = r_.reverse;
-    s.recurrent = weight_.get();
-    if (r_.cell == Cell::gru) s.candidate_bias = bias_.vector();
-    s.gates = gates_;
-    s.hidden_states = hidden_states_;
-    if (r_.cell == Cell::lstm) s.cell_states = cell_states_;
-    if (r_.cell == Cell::gru) s.candidate_hidden = candidate_hidden_;
-    s.output = output_;
-    if (!r_.lengths.empty()) s.lengths = lengths_.vector<int32_t>(r_.B);
-    return s;
-  }
-
-  RecurrenceBackward backward_arguments() {
-    RecurrenceBackward s;
-    s.cell = r_.cell;
-    s.steps = r_.T;
-    s.batch = r_.B;
-    s.hidden = r_.H;
-    s.reverse = r_.reverse;
-    s.recurrent = weight_.get();
-    s.gates = gates_.view();
-    s.hidden_states = hidden_states_.view();
-    if (r_.cell == Cell::lstm) s.cell_states = cell_states_.view();
-    if (r_.cell == Cell::gru) s.candidate_hidden = candidate_hidden_.view();
-    if (!r_.lengths.empty()) s.lengths = lengths_.vector<int32_t>(r_.B);
-    s.d_output = d_output_.view();
-    s.d_gates = d_gates_;
-    if (r_.cell == Cell::gru) s.d_recurrent = d_recurrent_;
-    s.d_hidden = d_hidden_;
-    if (r_.cell == Cell::lstm) s.d_cell = d_cell_;
-    return s;
-  }
-
-  void forward() { backend_.recurrence().forward(forward_arguments()); }
-  void backward() { backend_.recurrence().backward(backward_arguments()); }
-
-  std::vector<TestMatrix*> all() {
-    return {&gates_,   &hidden_states_, &cell_states_, &candidate_hidden_, &output_, &d_output_,
-            &d_gates_, &d_recurrent_,   &d_hidden_,    &d_cell_,           &values_};
-  }
-  void expect_untouched_around() {
-    for (TestMatrix* matrix : all()) matrix->expect_untouched_around();
-  }
-  /// The bits of everything that a run leaves behind.
-  std::vector<uint32_t> everything() {
-    std::vector<uint32_t> result;
-    for (TestMatrix* matrix : all()) {
-      const std::vector<uint32_t> more = bits(matrix->values());
-      result.insert(result.end(), more.begin(), more.end());
-    }
-    return result;
-  }
-
-  void put(const std::vector<float>& values, MatrixView<float> to) {
-    TestMatrix from(backend_, to.rows, to.cols, values);
-    backend_.copy(MatrixView<const float>(from), to);
-  }
-  void load_states(const RecurrenceReference& r) {
-    if (!r.lengths.empty()) backend_.upload(r.lengths, lengths_.vector<int32_t>(r.B));
-    const int64_t first = r.reverse ? r.T * r.B : 0;
-    put(narrow(r.first_hidden), hidden_states_.view().row_slice(first, r.B));
-    put(narrow(r.first_cell), cell_states_.view().row_slice(first, r.B));
-  }
-
-  Backend& backend_;
-  const RecurrenceReference& r_;
-  TestMatrix values_;
-  std::unique_ptr<Weight> weight_;
-  TestMatrix bias_, gates_, hidden_states_, cell_states_, candidate_hidden_, output_;
-  TestMatrix d_output_, d_gates_, d_recurrent_, d_hidden_, d_cell_;
-  Buffer lengths_;
-};
 
 /// A few ulp for each step and for the length of the dot products behind each value.
 void expect_near(const std::vector<float>& actual, const Doubles& expected, const RecurrenceReference& r,
@@ -487,70 +365,11 @@ TEST_P(RecurrenceTest, RefusesWhatDoesNotFit) {
   s.d_hidden.cols = 3;
   expect_error(ErrorKind::bad_input, "d_hidden is [3, 3], expected [3, 4]",
                [&] { backend().recurrence().backward(s); });
-}
-
-// The functions under the gates, over all magnitudes: at most 2 ulp, and the right limits.
-class VectorMathTest : public RecurrenceTest {
- protected:
-  using Function = void (*)(const float*, float*, int64_t);
-
-  const cpu::CellKernels& kernels() {
-    using namespace cpu;
-    const Isa isa = GetParam().isa == "avx512" ? Isa::avx512
-                    : GetParam().isa == "avx2" ? Isa::avx2
-                                               : Isa::baseline;
-    return COPPICE_KERNELS(isa, cell_kernels);
-  }
-
-  static double ulps(float value, double expected) {
-    if (std::isnan(expected)) return std::isnan(value) ? 0 : HUGE_VAL;
-    if (std::isinf(static_cast<float>(expected))) return std::isinf(value) ? 0 : HUGE_VAL;
-    const int exponent = expected == 0.0 ? -126 : std::max(-126, std::ilogb(expected));
-    return std::abs(value - expected) / std::ldexp(1.0, exponent - 23);
-  }
-
-  template <class Expected>
-  void expect_accurate(Function function, Expected expected) {
-    // Every 4099th float, from a random one on; then the numbers where something happens.
-    std::vector<float> x;
-    for (uint64_t b = static_cast<uint64_t>(random_.below(4099)); b <= 0xffff'ffffu; b += 4099) {
-      x.push_back(std::bit_cast<float>(static_cast<uint32_t>(b)));
-    }
-    for (const float v : {0.0f, 1e-45f, 1e-38f, 0.5625f, 1.0f, 9.0f, 10.0f, 17.0f, 87.0f, 87.4f, 88.72f,
-                          88.73f, 89.0f, 103.9f, 104.0f, 3e38f, HUGE_VALF, NAN}) {
-      x.push_back(v);
-      x.push_back(-v);
-    }
-    std::vector<float> y(x.size(), kPoison);
-    function(x.data(), y.data(), static_cast<int64_t>(x.size()));
-    double worst = 0;
-    for (size_t i = 0; i < x.size(); ++i) {
-      const double error = ulps(y[i], expected(static_cast<double>(x[i])));
-      ASSERT_LE(error, 2.0) << "at " << x[i] << ": " << y[i];
-      worst = std::max(worst, error);
-    }
-    RecordProperty("worst_ulp", std::to_string(worst));
-    for (int64_t n = 0; n < 40; ++n) {  // tails: the same values, and nothing past the end
-      std::vector<float> part(static_cast<size_t>(n) + 1, kSentinel);
-      function(x.data(), part.data(), n);
-      EXPECT_EQ(0, std::memcmp(part.data(), y.data(), static_cast<size_t>(n) * 4));
-      EXPECT_EQ(bits({part.back()}), bits({kSentinel}));
-    }
-  }
-};
-
-TEST_P(VectorMathTest, Exponential) {
-  expect_accurate(kernels().exponential, [](double x) { return std::exp(x); });
-}
-TEST_P(VectorMathTest, HyperbolicTangent) {
-  expect_accurate(kernels().hyperbolic_tangent, [](double x) { return std::tanh(x); });
-}
-TEST_P(VectorMathTest, Logistic) {
-  expect_accurate(kernels().logistic, [](double x) { return logistic(x); });
+  s.recurrent = nullptr;
+  expect_error(ErrorKind::bad_input, "no recurrent weight", [&] { backend().recurrence().backward(s); });
 }
 
 COPPICE_FOR_ALL_BACKENDS(RecurrenceTest);
-COPPICE_FOR_CPU_BACKENDS(VectorMathTest);
 
 }  // namespace
 }  // namespace coppice::test

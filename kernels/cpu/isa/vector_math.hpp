@@ -2,7 +2,7 @@
 
 #include "kernels/cpu/isa/vector.hpp"
 
-// exp, tanh and the logistic function to at most 2 ulp (tests/ops/recurrence_test.cpp measures them over the
+// exp, tanh and the logistic function to at most 2 ulp (tests/ops/vector_math_test.cpp measures them over the
 // whole range): x = n·ln 2 + r with |r| <= ln 2 / 2, a polynomial of degree 6 in r, then scaling by 2ⁿ. NaN
 // stays NaN.
 
