@@ -101,23 +101,11 @@ class Step {
     at[0] = now_();
 
     input_->multiply(a_.x, {a_.bias.data, 4 * H, a_.bias.device}, a_.gates);
-    RecurrenceForward forward;
-    forward.cell = Cell::lstm;
-    forward.steps = a_.T, forward.batch = a_.B, forward.hidden = H;
-    forward.recurrent = recurrent_.get();
-    forward.gates = a_.gates;
-    forward.hidden_states = a_.hidden;
-    forward.cell_states = a_.cells;
+    const auto forward = sequence<RecurrenceForward>();
     backend.recurrence().forward(forward);
     at[++part] = now_();
 
-    RecurrenceBackward backward;
-    backward.cell = Cell::lstm;
-    backward.steps = a_.T, backward.batch = a_.B, backward.hidden = H;
-    backward.recurrent = recurrent_.get();
-    backward.gates = a_.gates;
-    backward.hidden_states = a_.hidden;
-    backward.cell_states = a_.cells;
+    auto backward = sequence<RecurrenceBackward>();
     backward.d_output = a_.d_output;
     backward.d_gates = a_.gates;
     backend.recurrence().backward(backward);
@@ -153,6 +141,19 @@ class Step {
   double part(size_t i) const { return median(seconds_[i]); }
 
  private:
+  /// What both directions in time are told.
+  template <class Sequence>
+  Sequence sequence() const {
+    Sequence s;
+    s.cell = Cell::lstm;
+    s.steps = a_.T, s.batch = a_.B, s.hidden = a_.H;
+    s.recurrent = recurrent_.get();
+    s.gates = a_.gates;
+    s.hidden_states = a_.hidden;
+    s.cell_states = a_.cells;
+    return s;
+  }
+
   Activations& a_;
   double (*now_)();
   MatrixView<float> values_, gradients_;

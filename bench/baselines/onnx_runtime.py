@@ -1,5 +1,10 @@
-"""ONNX Runtime on the CPU: a product with a constant matrix, and whole LSTM, GRU and RNN layers."""
+"""ONNX Runtime on the CPU: a product with a constant matrix, and whole LSTM, GRU and RNN layers.
+
+    bench/baselines/onnx_runtime.py latency [HIDDEN [THREADS]]   median and 99th percentile of single LSTM frames at batch
+                                                                 1, beside build/bench/bench_session_latency
+"""
 import sys
+import time
 
 from protocol import input_of_product, read_matrix, serve
 
@@ -40,9 +45,16 @@ def prepare(problem):
             state["y"] = session.run(None, {"x": x})[0]
 
         return version, multiply, lambda: [float(state["y"][0, 0]), float(state["y"][-1, -1])]
+    return version, layer_of(problem, read_matrix(problem, "input"), recurrent), lambda: []
+
+
+def layer_of(problem, input_matrix, recurrent):
+    """A call of the whole layer, or of one frame whose states are the next one's."""
+    import numpy
+    from onnx import helper
     cell, width, batch = problem["cell"], problem["cols"], problem["batch"]
     steps = 1 if problem["work"] == "frame" else problem["steps"]
-    constants = {"W": gates_from(read_matrix(problem, "input"), cell, numpy), "R": gates_from(recurrent, cell, numpy),
+    constants = {"W": gates_from(input_matrix, cell, numpy), "R": gates_from(recurrent, cell, numpy),
                  "B": numpy.zeros((1, 2 * problem["rows"]), numpy.float32)}
     lstm = cell == "lstm"
     states = ["h0", "c0"] if lstm else ["h0"]
@@ -60,7 +72,25 @@ def prepare(problem):
         if problem["work"] == "frame":
             feed.update(zip(states, results[1:]))
 
-    return version, run, lambda: []
+    return run
 
 
-serve("ONNX Runtime", prepare)
+def latency(hidden=1024, threads=1, calls=2000):
+    import numpy
+    matrices = numpy.random.default_rng(1).uniform(-0.1, 0.1, (2, 4 * hidden, hidden)).astype(numpy.float32)
+    run = layer_of({"work": "frame", "cell": "lstm", "rows": 4 * hidden, "cols": hidden, "batch": 1, "threads": threads},
+                   *matrices)
+    seconds = []
+    for call in range(-100, calls):
+        start = time.perf_counter()
+        run()
+        if call >= 0:
+            seconds.append(time.perf_counter() - start)
+    median, tail = numpy.quantile(seconds, (0.5, 0.99)) * 1e6
+    print(f"LSTM {hidden}, {threads} thread(s)  median {median:7.1f} us  p99 {tail:7.1f} us  worst {max(seconds) * 1e6:8.1f} us")
+
+
+if sys.argv[1:2] == ["latency"]:
+    latency(*map(int, sys.argv[2:]))
+else:
+    serve("ONNX Runtime", prepare)
