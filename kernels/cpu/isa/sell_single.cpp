@@ -18,13 +18,13 @@ inline int64_t min(int64_t a, int64_t b) {
 // A table of 64 floats would take four permutes of 32-bit elements, two masks and two blends for 32 entries.
 // As 64 upper and 64 lower halves it is two permutes of 16-bit elements, each over two registers, whose
 // results are then interleaved: exact, and the registers hold the whole window.
-constexpr SellWindows kWindows{.columns = 64, .steps = 2, .alignment = 16};
+constexpr int64_t kMargin = 64;
 constexpr int64_t kHalves = 2;
 
 inline void prefetch(const float*, const uint8_t*) {}
 
 int64_t prepared_floats(int64_t columns) {
-  return (columns + kWindows.columns + kLanes - 1) / kLanes * kLanes;
+  return (columns + kMargin + kLanes - 1) / kLanes * kLanes;
 }
 
 void prepare_x(const float* x, int64_t columns, float* prepared) {
@@ -43,6 +43,7 @@ void prepare_x(const float* x, int64_t columns, float* prepared) {
 }
 
 struct Window {
+  static constexpr SellWindows kShape{.columns = kMargin, .steps = 2, .alignment = 16};
   __m512i upper[kHalves], lower[kHalves];
 
   Window(const float* prepared_x, int64_t columns, int64_t first) {
@@ -67,10 +68,9 @@ struct Window {
 #elif defined(COPPICE_ISA_avx2)
 
 // A permute of floats reaches the eight of one register, a shuffle of bytes sixteen, for thirty-two lanes at
-// a time. So x is taken apart into four planes, of the lowest bytes, the second ones and so on; a window of
-// 32 columns is two shuffles a plane, and the bytes that were found are interleaved to floats: exact, and at
-// 90 % zeros two thirds of the entries are nonzeros, where windows of eight columns left half.
-constexpr SellWindows kWindows{.columns = 32, .steps = 1, .alignment = 1};
+// a time. So x is taken apart into four planes, of the lowest bytes, the second ones and so on; a window is
+// one shuffle a plane for each 16 columns, and the bytes that were found are interleaved to floats: exact.
+constexpr int64_t kMargin = 32;
 constexpr int kPlanes = 4;
 
 /// Sixty-four steps ahead: left to itself the processor follows one stream of entries out of memory, or a
@@ -83,7 +83,7 @@ inline void prefetch(const float* values, const uint8_t* indices) {
 }
 
 int64_t prepared_floats(int64_t columns) {
-  return columns + kWindows.columns;
+  return columns + kMargin;
 }
 
 void prepare_x(const float* x, int64_t columns, float* prepared) {
@@ -100,29 +100,35 @@ void prepare_x(const float* x, int64_t columns, float* prepared) {
   }
 }
 
-struct Window {
+template <int kColumns>
+struct BytesWindow {
+  static constexpr SellWindows kShape{.columns = kColumns, .steps = 1, .alignment = 1};
   const uint8_t* planes;
   int64_t size;
 
-  Window(const float* prepared_x, int64_t columns, int64_t first)
+  BytesWindow(const float* prepared_x, int64_t columns, int64_t first)
       : planes(reinterpret_cast<const uint8_t*>(prepared_x) + first), size(prepared_floats(columns)) {}
 
   static __m256i columns_at(const uint8_t* bytes) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
   /// What a step's rows meet: 0 where they wait. A shuffle looks at the lowest four bits of an index, and
-  /// gives 0 where the highest is set: of each half of the window for the columns of the other.
+  /// gives 0 where the highest is set: each half of a window of 32 does so for the columns of the other.
   void look_up(const uint8_t* indices, Floats* x) const {
     const __m256i columns =
         load_as<__m256i>(indices) ^ _mm256_set1_epi8(static_cast<char>(kSellActive));  // waiting: -128
-    const __m256i lower = _mm256_add_epi8(columns, _mm256_set1_epi8(kSellActive - 16));
-    const __m256i upper = _mm256_subs_epi8(columns, _mm256_set1_epi8(16));
     __m256i found[kPlanes];
 #pragma GCC unroll 4
     for (int plane = 0; plane < kPlanes; ++plane) {
       const uint8_t* bytes = planes + plane * size;
-      found[plane] =
-          _mm256_shuffle_epi8(columns_at(bytes), lower) | _mm256_shuffle_epi8(columns_at(bytes + 16), upper);
+      if constexpr (kColumns == 16) {
+        found[plane] = _mm256_shuffle_epi8(columns_at(bytes), columns);
+      } else {
+        const __m256i lower = _mm256_add_epi8(columns, _mm256_set1_epi8(kSellActive - 16));
+        const __m256i upper = _mm256_subs_epi8(columns, _mm256_set1_epi8(16));
+        found[plane] = _mm256_shuffle_epi8(columns_at(bytes), lower) |
+                       _mm256_shuffle_epi8(columns_at(bytes + 16), upper);
+      }
     }
     const __m256i low[2] = {_mm256_unpacklo_epi8(found[0], found[1]),
                             _mm256_unpackhi_epi8(found[0], found[1])};
@@ -136,13 +142,19 @@ struct Window {
   }
 };
 
+// In fewer instructions, or with fewer rows that wait: at 90 % zeros two thirds of the entries of windows of
+// 32 columns are nonzeros, half of those of 16.
+using Window = BytesWindow<16>;
+using LargeWindow = BytesWindow<32>;
+
 #else
 
-constexpr SellWindows kWindows{.columns = 64, .steps = 2, .alignment = 16};
+constexpr int64_t kMargin = 64;
 
 inline void prefetch(const float*, const uint8_t*) {}
 
 struct Window {
+  static constexpr SellWindows kShape{.columns = kMargin, .steps = 2, .alignment = 16};
   const float* x_window;
 
   Window(const float* prepared_x, int64_t, int64_t first) : x_window(prepared_x + first) {}
@@ -159,12 +171,12 @@ struct Window {
 };
 
 int64_t prepared_floats(int64_t columns) {
-  return columns + kWindows.columns;
+  return columns + kMargin;
 }
 
 void prepare_x(const float* x, int64_t columns, float* prepared) {
   for (int64_t c = 0; c < columns; ++c) prepared[c] = x[c];
-  for (int64_t c = 0; c < kWindows.columns; ++c) prepared[columns + c] = 0.0f;
+  for (int64_t c = 0; c < kMargin; ++c) prepared[columns + c] = 0.0f;
 }
 
 #endif
@@ -188,6 +200,7 @@ void for_each_vector(int64_t rows, Body body) {
   }
 }
 
+template <class Window>
 void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const float* prepared_x,
               const float* bias, bool accumulate, float* y) {
   for (int64_t slice = first; slice < last; ++slice) {
@@ -198,12 +211,12 @@ void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const floa
       sum[v] = start_of(y + at, bias != nullptr ? bias + at : nullptr, accumulate, lanes);
     });
     const int64_t first_turn = a.slice_turns[slice], last_turn = a.slice_turns[slice + 1];
-    const float* values = a.values + first_turn * kWindows.steps * kRows;
-    const uint8_t* indices = a.indices + first_turn * kWindows.steps * kRows;
+    const float* values = a.values + first_turn * Window::kShape.steps * kRows;
+    const uint8_t* indices = a.indices + first_turn * Window::kShape.steps * kRows;
     for (int64_t turn = first_turn; turn < last_turn; ++turn) {
       const Window window(prepared_x, a.columns, a.window_columns[turn]);
 #pragma GCC unroll 2
-      for (int step = 0; step < kWindows.steps; ++step) {
+      for (int step = 0; step < Window::kShape.steps; ++step) {
         prefetch(values, indices);
         Floats x[kVectors];
         window.look_up(indices, x);
@@ -217,8 +230,9 @@ void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const floa
   }
 }
 
+template <class Window>
 constexpr SellSingleKernels make_kernels() {
-  SellSingleKernels kernels{kWindows, {}, prepared_floats, prepare_x, multiply};
+  SellSingleKernels kernels{Window::kShape, {}, prepared_floats, prepare_x, multiply<Window>};
   for (int r = 0; r < kRows; ++r) {
 #if defined(COPPICE_ISA_avx512)
     // Interleaving works within each 128 bits: four lower rows and four upper ones take turns.
@@ -236,8 +250,12 @@ constexpr SellSingleKernels make_kernels() {
 
 }  // namespace
 
-const SellSingleKernels& sell_single_kernels() {
-  static constexpr SellSingleKernels kernels = make_kernels();
+const SellSingleChoice& sell_single_kernels() {
+#if defined(COPPICE_ISA_avx2)
+  static constexpr SellSingleChoice kernels{0.15, make_kernels<Window>(), make_kernels<LargeWindow>()};
+#else
+  static constexpr SellSingleChoice kernels{0.0, make_kernels<Window>(), make_kernels<Window>()};
+#endif
   return kernels;
 }
 

@@ -42,14 +42,21 @@ struct SellSingleKernels {
                    const float* bias, bool accumulate, float* y);
 };
 
+/// Small windows take fewer instructions, large ones leave fewer entries empty, which counts for more the
+/// more zeros there are.
+struct SellSingleChoice {
+  double small_from_density;  ///< the share of nonzeros
+  SellSingleKernels small, large;
+};
+
 namespace baseline {
-const SellSingleKernels& sell_single_kernels();
+const SellSingleChoice& sell_single_kernels();
 }
 namespace avx2 {
-const SellSingleKernels& sell_single_kernels();
+const SellSingleChoice& sell_single_kernels();
 }
 namespace avx512 {
-const SellSingleKernels& sell_single_kernels();
+const SellSingleChoice& sell_single_kernels();
 }
 
 }  // namespace coppice::cpu

@@ -9,8 +9,19 @@
 
 namespace coppice::cpu {
 
+namespace {
+
+const SellSingleKernels& kernels_for(const CpuContext& context, const CompressedRows& matrix) {
+  const SellSingleChoice& choice = COPPICE_KERNELS(context.isa, sell_single_kernels);
+  const double elements = static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
+  const bool small = static_cast<double>(matrix.nonzeros()) >= choice.small_from_density * elements;
+  return small ? choice.small : choice.large;
+}
+
+}  // namespace
+
 SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix)
-    : kernels_(COPPICE_KERNELS(context.isa, sell_single_kernels)),
+    : kernels_(kernels_for(context, matrix)),
       rows_(matrix.rows),
       cols_(matrix.cols),
       nonzeros_(matrix.nonzeros()) {

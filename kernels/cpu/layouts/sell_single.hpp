@@ -12,8 +12,8 @@ namespace coppice::cpu {
 
 /// A sparse matrix A for the product with a single row of x: sliced ELLPACK as well, but with A's rows in the
 /// lanes (kernels/cpu/isa/sell_single.hpp). 5.1 bytes an entry; at 80, 90 and 95 % zeros at random about 84,
-/// 73 and 58 % of the entries are nonzeros with AVX-512's windows, 79, 66 and 51 % with AVX2's (simulated,
-/// not counted here).
+/// 73 and 58 % of the entries are nonzeros with AVX-512's windows, 68 (small ones), 66 and 51 % with AVX2's
+/// (simulated, not counted here).
 class SellSingle {
  public:
   SellSingle(const CpuContext& context, const CompressedRows& matrix);
