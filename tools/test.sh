@@ -17,8 +17,7 @@ esac
 passed=0 failed=0 skipped=0
 skip_lines=""
 
-launcher=()
-command -v ccache >/dev/null && launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache; fi
 
 # build FOLDER [cmake settings...]; $target alone where it is set
 target=all
@@ -26,7 +25,7 @@ build() {
   local folder=$1
   shift
   echo "== Building $folder"
-  cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCOPPICE_TESTS=ON "${launcher[@]}" "$@" >/dev/null
+  cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCOPPICE_TESTS=ON "$@" >/dev/null
   cmake --build "$folder" --target "$target" -- --quiet
 }
 
