@@ -44,6 +44,9 @@ void check_block(const Scoring& scoring, const ScoreBlock& block) {
     failure("selection: a statistic of {} for weights of {}", to_string(block.statistic_dtype),
             to_string(block.dtype));
   }
+  if (block.dtype == DType::f64 && block.statistic_form != StatisticForm::as_is) {
+    failure("selection: a statistic of f64 is taken as it is");
+  }
 }
 
 Key widened(uint32_t key) {

@@ -42,14 +42,18 @@ constexpr bool is_half(DType dtype) {
   return dtype == DType::f16 || dtype == DType::bf16;
 }
 
+/// How a block's statistic comes from what lies there: the gradient of one batch counts as g, |g| or g².
+enum class StatisticForm : uint8_t { as_is, absolute, squared };
+
 /// A contiguous run of one tensor's elements, on the device.
 struct ScoreBlock {
-  DType dtype = DType::f32;            // of the weights: f64, f32, f16 or bf16
-  DType statistic_dtype = DType::f32;  // f64 where the weights are, else one of the others
-  const void* weights = nullptr;       // [count]
-  const void* statistic = nullptr;     // [count], or null when the criterion needs none
-  const uint64_t* kept = nullptr;      // bits, 0 where a weight is cut already; null: none is
-  int mask_bit = 0;                    // element i is bit (mask_bit + i) % 64 of word (mask_bit + i) / 64
+  DType dtype = DType::f32;                             // of the weights: f64, f32, f16 or bf16
+  DType statistic_dtype = DType::f32;                   // f64 where the weights are, else one of the others
+  StatisticForm statistic_form = StatisticForm::as_is;  // of f64: that alone
+  const void* weights = nullptr;                        // [count]
+  const void* statistic = nullptr;                      // [count], or null when the criterion needs none
+  const uint64_t* kept = nullptr;  // bits, 0 where a weight is cut already; null: none is
+  int mask_bit = 0;                // element i is bit (mask_bit + i) % 64 of word (mask_bit + i) / 64
   int64_t count = 0;
   uint64_t position = 0;  // of the first element, in the total order over all elements of all tensors
 };
@@ -131,8 +135,9 @@ class SelectionOps {
                          uint64_t* mask) = 0;
 
   /// Writes the ordered_key of each element's score to `keys` [count] on the host, as wide as the block's
-  /// score_type: uint32_t, or uint64_t for f64; 0 for what is cut already, anything for NaN. For what competes in groups so small that the host
-  /// selects them while they lie in its cache. Only NaN is reported in the result.
+  /// score_type: uint32_t, or uint64_t for f64; 0 for what is cut already, anything for NaN. For what
+  /// competes in groups so small that the host selects them while they lie in its cache. Only NaN is reported
+  /// in the result.
   virtual BlockCount keys(const Scoring& scoring, const ScoreBlock& block, void* keys) = 0;
 
   /// Adds a block's elements to the scores of the rows or columns that they lie in. The block starts at

@@ -22,6 +22,7 @@ ScoreBlock block_of(const Plan& plan, std::span<const SourceTensor> tensors, siz
   ScoreBlock block;
   block.dtype = tensors[tensor].dtype;
   block.statistic_dtype = run.statistic_dtype;
+  block.statistic_form = run.statistic_form;
   block.weights = run.weights;
   block.statistic = run.statistic;
   block.kept = run.kept;

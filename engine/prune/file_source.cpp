@@ -188,6 +188,7 @@ struct FileSource::Slot {
 
   HostBuffer raw, values, statistic, summand, kept, mask;
   DType statistic_dtype = DType::f32;
+  StatisticForm statistic_form = StatisticForm::as_is;
   bool own_values = false;  // `values` hold the weights with their diagonal infinite; else `raw` does
   bool has_statistic = false, has_kept = false;
   Buffer device_values, device_statistic, device_kept, device_mask;
@@ -403,10 +404,17 @@ void FileSource::copy_weights(size_t tensor, int64_t begin, int64_t count, const
 
 bool FileSource::lies_as_scored(size_t tensor, Statistic statistic,
                                 std::span<const StatisticPart> parts) const {
-  if (parts.size() != 1 || (parts[0].plain && statistic != Statistic::sum) || options_[tensor].keep_diagonal)
-    return false;
+  if (parts.size() != 1 || options_[tensor].keep_diagonal) return false;
   const DType type = parts[0].file->tensors()[parts[0].tensor].dtype;
+  if (type == DType::f64 && form_of(statistic, parts) != StatisticForm::as_is) return false;
   return score_type(type) == score_type(infos_[tensor].dtype);
+}
+
+StatisticForm FileSource::form_of(Statistic statistic, std::span<const StatisticPart> parts) {
+  if (parts.size() != 1 || !parts[0].plain) return StatisticForm::as_is;
+  return statistic == Statistic::absolute  ? StatisticForm::absolute
+         : statistic == Statistic::squared ? StatisticForm::squared
+                                           : StatisticForm::as_is;
 }
 
 DType FileSource::statistic_dtype(size_t tensor, Statistic statistic,
@@ -475,6 +483,8 @@ void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic sta
   slot.own_values = options_[tensor].keep_diagonal;
   slot.has_statistic = statistic != Statistic::none;
   slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
+  slot.statistic_form =
+      lies_as_scored(tensor, statistic, parts) ? form_of(statistic, parts) : StatisticForm::as_is;
   slot.has_kept = masked(tensor);
   if (std::byte* const memory = elements_in_memory(weights_, numbers_[tensor], begin)) {
     slot.raw.borrow(memory);
@@ -503,6 +513,7 @@ ParameterSource::Run FileSource::run_of(size_t tensor, int64_t begin, int64_t co
   run.begin = begin;
   run.count = count;
   run.statistic_dtype = slot.statistic_dtype;
+  run.statistic_form = slot.statistic_form;
   uint64_t* mask = nullptr;
   if (writing) {
     mask = reinterpret_cast<uint64_t*>(slot.mask.of(mask_bytes));
@@ -663,6 +674,8 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
   slot.own_values = options_[tensor].keep_diagonal;
   slot.has_statistic = statistic != Statistic::none;
   slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
+  slot.statistic_form =
+      lies_as_scored(tensor, statistic, parts) ? form_of(statistic, parts) : StatisticForm::as_is;
   slot.has_kept = masked(tensor);
   slot.raw.of(kLinesAtOnce * kLine * size_of(type));
   if (slot.own_values) slot.values.of(kLinesAtOnce * kLine * size_of(type));

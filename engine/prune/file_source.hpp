@@ -105,8 +105,10 @@ class FileSource final : public ParameterSource {
   int64_t block_elements(size_t tensor) const;
   std::vector<StatisticPart> statistic_parts(size_t tensor, Statistic statistic);
   void load_norms(size_t tensor);
-  /// Whether the statistic is one summand that can be scored as it lies, half precision too.
+  /// Whether the statistic is one summand that can be scored as it lies, half precision and a plain gradient
+  /// too.
   bool lies_as_scored(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
+  static StatisticForm form_of(Statistic statistic, std::span<const StatisticPart> parts);
   DType statistic_dtype(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
   /// Where the statistic lies in memory as it is wanted, from `begin` on, or null.
   std::byte* statistic_in_memory(size_t tensor, int64_t begin, Statistic statistic,

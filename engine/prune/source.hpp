@@ -49,6 +49,7 @@ class ParameterSource {
     const void* weights = nullptr;
     const void* statistic = nullptr;  // as asked for; null for Statistic::none
     DType statistic_dtype = DType::f32;
+    StatisticForm statistic_form = StatisticForm::as_is;
     const uint64_t* kept = nullptr;   // 0 where a weight is cut already and must stay so; null: none is
     void* output = nullptr;           // cut weights go here (may be `weights`); null: not wanted, or counting
     uint64_t* mask = nullptr;         // 1 = kept (may be `kept`); null likewise

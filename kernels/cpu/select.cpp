@@ -218,6 +218,15 @@ constexpr int64_t kKeysAtOnce = 1024;
 /// Elements of half precision that are widened at a time: whole words of mask bits, and short enough for L1.
 constexpr int64_t kWidenedAtOnce = 1024;
 
+/// In place.
+void make(StatisticForm form, int64_t count, float* statistic) {
+  if (form == StatisticForm::absolute) {
+    for (int64_t i = 0; i < count; ++i) statistic[i] = std::fabs(statistic[i]);
+  } else if (form == StatisticForm::squared) {
+    for (int64_t i = 0; i < count; ++i) statistic[i] *= statistic[i];
+  }
+}
+
 }  // namespace
 
 CpuSelection::CpuSelection(const CpuContext& context)
@@ -237,8 +246,9 @@ const SelectKernels& CpuSelection::kernels(const Scoring& scoring, const ScoreBl
 
 template <class Visit>
 void CpuSelection::for_scored(const ScoreBlock& block, Visit visit) const {
-  const bool statistic_is_half = block.statistic != nullptr && is_half(block.statistic_dtype);
-  if (!is_half(block.dtype) && !statistic_is_half) {
+  const bool forms = block.statistic_form != StatisticForm::as_is;
+  const bool makes_statistic = block.statistic != nullptr && (is_half(block.statistic_dtype) || forms);
+  if (!is_half(block.dtype) && !makes_statistic) {
     visit(block, int64_t{0});
     return;
   }
@@ -254,7 +264,15 @@ void CpuSelection::for_scored(const ScoreBlock& block, Visit visit) const {
     end = std::min(block.count, begin + kWidenedAtOnce - (begin == 0 ? block.mask_bit : 0));
     ScoreBlock piece = part_of(block, begin, end - begin);
     widen(piece.dtype, piece.weights, piece.count, weights);
-    if (statistic_is_half) widen(piece.statistic_dtype, piece.statistic, piece.count, statistic);
+    if (makes_statistic) {
+      if (!is_half(piece.statistic_dtype)) {
+        std::memcpy(statistic, piece.statistic, static_cast<size_t>(piece.count) * sizeof(float));
+      }
+      widen(piece.statistic_dtype, piece.statistic, piece.count, statistic);
+      make(piece.statistic_form, piece.count, statistic);
+      piece.statistic = statistic;
+      piece.statistic_form = StatisticForm::as_is;
+    }
     visit(piece, begin);
   }
 }

@@ -50,8 +50,9 @@ class CpuSelection final : public SelectionOps, public MarkingOps {
   };
 
   const SelectKernels& kernels(const Scoring& scoring, const ScoreBlock& block) const;
-  /// Calls visit(piece, begin) for pieces of a block that the kernels can score: the block itself, or a cache's
-  /// worth of what is half precision as float32. All but the first begin with a word of mask bits.
+  /// Calls visit(piece, begin) for pieces of a block that the kernels can score: the block itself, or a
+  /// cache's worth at a time of what has to be made of it, float32 of half precision and the statistic of a
+  /// gradient. All but the first begin with a word of mask bits.
   template <class Visit>
   void for_scored(const ScoreBlock& block, Visit visit) const;
   ChunkCount keys_of(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& block,

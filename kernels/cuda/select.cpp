@@ -86,20 +86,22 @@ Totals CudaSelection::counted(Queue queue) {
 
 ScoreBlock CudaSelection::scored(const ScoreBlock& block) {
   const bool weights = is_half(block.dtype);
-  const bool statistic = block.statistic != nullptr && is_half(block.statistic_dtype);
+  const bool forms = block.statistic_form != StatisticForm::as_is;
+  const bool statistic = block.statistic != nullptr && (is_half(block.statistic_dtype) || forms);
   ScoreBlock scored = block;
   if (!weights && !statistic) return scored;
   const int64_t padded = (block.count + 63) / 64 * 64;
   float* const memory = widened_.reserve<float>((weights && statistic ? 2 : 1) * padded);
   if (weights) {
-    queue_widen(context_, block.dtype, block.weights, block.count, memory);
+    queue_widen(context_, block.dtype, StatisticForm::as_is, block.weights, block.count, memory);
     scored.dtype = DType::f32;
     scored.weights = memory;
   }
   if (statistic) {
     float* const at = weights ? memory + padded : memory;
-    queue_widen(context_, block.statistic_dtype, block.statistic, block.count, at);
+    queue_widen(context_, block.statistic_dtype, block.statistic_form, block.statistic, block.count, at);
     scored.statistic_dtype = DType::f32;
+    scored.statistic_form = StatisticForm::as_is;
     scored.statistic = at;
   }
   return scored;

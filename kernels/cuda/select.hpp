@@ -45,7 +45,8 @@ class CudaSelection final : public SelectionOps {
   void append_keys(const Scoring& scoring, const ScoreBlock& block, std::span<const int64_t> starts,
                    std::vector<Key>& keys);
 
-  /// A block of half precision as float32, in memory that the next one takes. Of files those are short.
+  /// A block with float32 made of half precision, and the statistic of a gradient, in memory that the next
+  /// one takes. Of files those are short.
   ScoreBlock scored(const ScoreBlock& block);
   /// Calls cut(scored block, output, mask) and cuts half precision as it lies by the bits that it wrote.
   template <class Cut>

@@ -82,8 +82,9 @@ void queue_apply_units(const CudaContext& context, const ScoreBlock& block, Unit
                        int64_t first, const uint64_t* kept_units, void* output, uint64_t* mask,
                        Totals* totals);
 
-/// Half precision (f16 or bf16) as float32, exactly.
-void queue_widen(const CudaContext& context, DType dtype, const void* halves, int64_t count, float* widened);
+/// f16, bf16 or f32 as float32, exactly, and then in that form.
+void queue_widen(const CudaContext& context, DType dtype, StatisticForm form, const void* from, int64_t count,
+                 float* to);
 
 /// Halves whose bit of `mask`, placed as the block's, is 0 become +0 in `output` (may be the weights).
 void queue_cut_halves(const CudaContext& context, const ScoreBlock& block, const uint64_t* mask,

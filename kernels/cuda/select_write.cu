@@ -121,10 +121,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    widen_kernel(DType dtype, const uint16_t* halves, int64_t count, float* to) {
+    widen_kernel(DType dtype, StatisticForm form, const void* from, int64_t count, float* to) {
+  const uint16_t* const halves = static_cast<const uint16_t*>(from);
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * blockDim.x) {
-    to[i] = dtype == DType::bf16 ? bfloat16_to_float(halves[i]) : half_to_float(halves[i]);
+    const float x = dtype == DType::bf16  ? bfloat16_to_float(halves[i])
+                    : dtype == DType::f16 ? half_to_float(halves[i])
+                                          : static_cast<const float*>(from)[i];
+    to[i] = form == StatisticForm::absolute ? fabsf(x) : form == StatisticForm::squared ? x * x : x;
   }
 }
 
@@ -171,10 +175,10 @@ void queue_apply_units(const CudaContext& context, const ScoreBlock& block, Unit
   }
 }
 
-void queue_widen(const CudaContext& context, DType dtype, const void* halves, int64_t count, float* to) {
+void queue_widen(const CudaContext& context, DType dtype, StatisticForm form, const void* from, int64_t count,
+                 float* to) {
   const Grid grid = grid_for(context, (count + kWarp - 1) / kWarp, 1, 8);
-  launch(widen_kernel, grid.blocks, grid.threads, 0, context.stream, dtype,
-         static_cast<const uint16_t*>(halves), count, to);
+  launch(widen_kernel, grid.blocks, grid.threads, 0, context.stream, dtype, form, from, count, to);
 }
 
 void queue_cut_halves(const CudaContext& context, const ScoreBlock& block, const uint64_t* mask,

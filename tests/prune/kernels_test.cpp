@@ -70,6 +70,7 @@ struct Case {
   DType dtype;
   bool wide;
   DType statistic = dtype;
+  StatisticForm form = StatisticForm::as_is;
 };
 
 /// The nearest f16, of finite numbers a finite one.
@@ -119,7 +120,7 @@ struct TestBlock {
   /// The arrays begin `offset` elements behind an aligned address.
   TestBlock(Backend& backend, const Scoring& scoring, DType dtype, int64_t count, int bit, bool masked,
             Input input, std::mt19937_64& random, int64_t offset = 1,
-            std::optional<DType> other_statistic = {})
+            std::optional<DType> other_statistic = {}, StatisticForm form = StatisticForm::as_is)
       : offset_(offset) {
     const DType statistic_dtype = other_statistic.value_or(dtype);
     const size_t width = static_cast<size_t>(size_of(dtype)),
@@ -130,10 +131,13 @@ struct TestBlock {
     if (masked) {
       for (uint64_t& word : bits) word = random() | random();
     }
-    block = {dtype, statistic_dtype, nullptr, nullptr, nullptr, bit, count, 1'000'003};
+    block = {dtype, statistic_dtype, form, nullptr, nullptr, nullptr, bit, count, 1'000'003};
     for (int64_t i = 0; i < count; ++i) {
       const double weight = store(w, dtype, i + offset, draw(input, random));
-      const double value = store(s, statistic_dtype, i + offset, draw(input, random));
+      double value = store(s, statistic_dtype, i + offset, draw(input, random));
+      if (form == StatisticForm::absolute) value = std::fabs(value);
+      if (form == StatisticForm::squared)
+        value = static_cast<float>(value * value);  // exact, then once rounded
       const int64_t at = bit + i;
       if ((bits[static_cast<size_t>(at / 64)] >> (at % 64) & 1) == 0) {
         keys.push_back(kCutAlready);
@@ -216,16 +220,20 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
                         {DType::f16, true},
                         {DType::f16, false, DType::f32},
                         {DType::f32, false, DType::bf16},
-                        {DType::bf16, true, DType::f16}};
-  int turn = 0, half_turn = 0;
+                        {DType::bf16, true, DType::f16},
+                        {DType::bf16, false, DType::bf16, StatisticForm::squared},
+                        {DType::f32, true, DType::f32, StatisticForm::absolute},
+                        {DType::f32, false, DType::f32, StatisticForm::squared}};
+  int turn = 0, made_turn = 0;
   for (int64_t count : {0, 1, 31, 33, 63, 64, 65, 127, 129, 257, 1023, 1025, 1500, 65'537, 140'001}) {
     for (Criterion criterion : kCriteria) {
       if (count > 2000 && criterion != Criterion::taylor && criterion != Criterion::fisher) continue;
       for (const Case& c : cases) {
         for (Input input : kInputs) {
           if (count > 2000 && (++turn % 7) != 0) continue;
-          // Of half precision one in three: five combinations of types, all of them widened alike.
-          if ((is_half(c.dtype) || is_half(c.statistic)) && count <= 2000 && (++half_turn % 3) != 0) continue;
+          // One in three of what is made before it is scored: all of it in the same pieces.
+          const bool made = is_half(c.dtype) || is_half(c.statistic) || c.form != StatisticForm::as_is;
+          if (made && count <= 2000 && (++made_turn % 3) != 0) continue;
           if (input == Input::infinite && criterion != Criterion::magnitude &&
               criterion != Criterion::gradient)
             continue;
@@ -238,7 +246,8 @@ TEST_P(Kernels, CountLogAndCutAsScalarLoops) {
                           to_string(criterion), to_string(c.dtype), to_string(c.statistic), c.wide, count,
                           static_cast<int>(input), bit, offset, masked, seed));
           const Scoring scoring{criterion, 5, c.wide};
-          TestBlock test(backend(), scoring, c.dtype, count, bit, masked, input, random, offset, c.statistic);
+          TestBlock test(backend(), scoring, c.dtype, count, bit, masked, input, random, offset, c.statistic,
+                         c.form);
 
           // A bracket between two of the keys.
           std::vector<Key> sorted = test.keys;

@@ -57,7 +57,8 @@ void widen_bf16(const void* from, int64_t count, float* to) {
                       1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, -32768};
 #pragma GCC unroll 4
   for (int64_t v = 0; v < kWord / kLanes; ++v) {
-    const Halves kept = (one & static_cast<int16_t>(keep >> (kLanes * v))) != 0;
+    const int16_t bits = static_cast<int16_t>(keep >> (kLanes * v));
+    const Halves kept = (one & bits) != 0;
     *reinterpret_cast<UnalignedHalves*>(to + kLanes * v) =
         *reinterpret_cast<const UnalignedHalves*>(from + kLanes * v) & kept;
   }
