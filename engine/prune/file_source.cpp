@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "engine/prune/mask_file.hpp"
+#include "engine/prune/zero_cut.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice {
@@ -39,52 +40,6 @@ std::string dimensions(const std::vector<int64_t>& shape) {
 
 int64_t words_of(int64_t begin, int64_t count) {
   return (begin % 64 + count + 63) / 64;
-}
-
-/// Zeroes the elements whose bits are 0; `bit` is that of the first.
-template <class Bits>
-void zero_cut(std::byte* raw, int64_t count, const uint64_t* mask, int64_t bit) {
-  // A register that every processor has: its elements' bits are told apart by a bit a lane.
-  constexpr int kLanes = 16 / static_cast<int>(sizeof(Bits));
-  typedef Bits Vector __attribute__((vector_size(16)));
-  constexpr int kHalf = kLanes > 8 ? 8 : kLanes;  // a byte of the mask serves so many lanes
-  Vector one;
-  for (int lane = 0; lane < kLanes; ++lane) one[lane] = static_cast<Bits>(Bits{1} << (lane % kHalf));
-  const auto at = [raw](int64_t i) { return raw + i * static_cast<int64_t>(sizeof(Bits)); };
-  for (int64_t i = 0; i < count;) {
-    const int64_t from = bit + i, stop = std::min(count, i + 64 - from % 64);
-    const uint64_t word = mask[from / 64];
-    if (stop - i == 64 && word != ~uint64_t{0}) {
-      for (int j = 0; j < 64; j += kLanes) {
-        Vector bits;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          bits[lane] = static_cast<Bits>(static_cast<uint8_t>(word >> (j + lane / kHalf * kHalf)));
-        }
-        Vector values;  // safetensors promises no alignment
-        std::memcpy(&values, at(i + j), sizeof(values));
-        values &= reinterpret_cast<Vector>((bits & one) != 0);
-        std::memcpy(at(i + j), &values, sizeof(values));
-      }
-    } else if (word != ~uint64_t{0}) {
-      for (int64_t j = i; j < stop; ++j) {
-        if ((word >> ((bit + j) % 64) & 1) == 0) std::memset(at(j), 0, sizeof(Bits));
-      }
-    }
-    i = stop;
-  }
-}
-
-void zero_cut(int64_t width, std::byte* raw, int64_t count, const uint64_t* mask, int64_t bit) {
-  switch (width) {
-    case 1:
-      return zero_cut<uint8_t>(raw, count, mask, bit);
-    case 2:
-      return zero_cut<uint16_t>(raw, count, mask, bit);
-    case 4:
-      return zero_cut<uint32_t>(raw, count, mask, bit);
-    default:
-      return zero_cut<uint64_t>(raw, count, mask, bit);
-  }
 }
 
 const char* suffix_of(Statistic statistic) {
@@ -750,58 +705,6 @@ void FileSource::copy_rest() {
     stream(t, 0, infos_[t].size(), Statistic::none, cut,
            [&](int64_t at, int64_t size, Slot& slot) { put(t, at, size, slot, kept_of(slot)); });
   }
-}
-
-std::vector<std::vector<size_t>> find_tied(const WeightFile& file) {
-  const std::vector<FileTensor>& tensors = file.tensors();
-  // Alike at three places first: hardly any others are.
-  std::map<std::string, std::vector<size_t>> alike;
-  constexpr int64_t kBlock = int64_t{1} << 16;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const FileTensor& tensor = tensors[i];
-    if (!is_floating(tensor.dtype) || tensor.shape.size() < 2 || tensor.size() < kLine) continue;
-    const auto width = static_cast<size_t>(size_of(tensor.dtype));
-    std::string key = fmt::format("{}[{}]", to_string(tensor.dtype), dimensions(tensor.shape));
-    const size_t head = key.size(), line = static_cast<size_t>(kLine) * width;
-    key.resize(head + 3 * line);
-    for (int64_t place = 0; place < 3; ++place) {
-      file.read(i, (tensor.size() - kLine) * place / 2, kLine,
-                key.data() + head + static_cast<size_t>(place) * line);
-    }
-    const bool constant = std::memcmp(key.data() + head, key.data() + head + width, 3 * line - width) == 0;
-    if (!constant) alike[std::move(key)].push_back(i);
-  }
-  const auto equal = [&](size_t a, size_t b) {
-    std::vector<char> block_a, block_b;
-    for (int64_t begin = 0; begin < tensors[a].size(); begin += kBlock) {
-      const int64_t count = std::min(kBlock, tensors[a].size() - begin);
-      block_a.resize(static_cast<size_t>(count * size_of(tensors[a].dtype)));
-      block_b.resize(block_a.size());
-      file.read(a, begin, count, block_a.data());
-      file.read(b, begin, count, block_b.data());
-      if (block_a != block_b) return false;
-    }
-    return true;
-  };
-  std::vector<std::vector<size_t>> tied;
-  for (auto& [key, members] : alike) {
-    std::sort(members.begin(), members.end(),
-              [&](size_t a, size_t b) { return tensors[a].name < tensors[b].name; });
-    std::vector<std::vector<size_t>> groups;
-    for (size_t member : members) {
-      const auto group =
-          std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return equal(g.front(), member); });
-      if (group == groups.end()) {
-        groups.push_back({member});
-      } else {
-        group->push_back(member);
-      }
-    }
-    for (std::vector<size_t>& group : groups) {
-      if (group.size() > 1) tied.push_back(std::move(group));
-    }
-  }
-  return tied;
 }
 
 }  // namespace coppice

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -157,9 +156,5 @@ class FileSource final : public ParameterSource {
   size_t summands_ = 0;  // files that give each tensor's statistic: the same number for all
   std::string summands_name_;
 };
-
-/// Tensors of a file that hold the same bits (tied weights that were stored twice): groups of two or more, by
-/// number, each in the byte order of names. Only matrices are looked at, and constant ones are not tied.
-std::vector<std::vector<size_t>> find_tied(const WeightFile& file);
 
 }  // namespace coppice

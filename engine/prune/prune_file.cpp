@@ -22,6 +22,7 @@
 #include "engine/prune/mask_file.hpp"
 #include "engine/prune/plan.hpp"
 #include "engine/prune/remove_units.hpp"
+#include "engine/prune/tied_tensors.hpp"
 #include "engine/report/json.hpp"
 #include "kernels/error.hpp"
 

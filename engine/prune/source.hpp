@@ -50,9 +50,9 @@ class ParameterSource {
     const void* statistic = nullptr;  // as asked for; null for Statistic::none
     DType statistic_dtype = DType::f32;
     StatisticForm statistic_form = StatisticForm::as_is;
-    const uint64_t* kept = nullptr;   // 0 where a weight is cut already and must stay so; null: none is
-    void* output = nullptr;           // cut weights go here (may be `weights`); null: not wanted, or counting
-    uint64_t* mask = nullptr;         // 1 = kept (may be `kept`); null likewise
+    const uint64_t* kept = nullptr;  // 0 where a weight is cut already and must stay so; null: none is
+    void* output = nullptr;          // cut weights go here (may be `weights`); null: not wanted, or counting
+    uint64_t* mask = nullptr;        // 1 = kept (may be `kept`); null likewise
     int64_t begin = 0;
     int64_t count = 0;
   };
