@@ -106,6 +106,9 @@ TEST(Session, OneStreamHasTheBitsOfTheNetwork) {
     const unsigned seed = std::random_device{}();
     std::mt19937 generator(seed);
     const auto backend = open_test_backend();
+    if (backend->device().type != Device::Type::cpu) {
+      GTEST_SKIP() << "a GPU adds up one row and many in other orders: StepsAsTheNetworkReads has the bound";
+    }
     Network network(*backend, c.config, c.data);
     upload(network, random_tensors(c, generator));
     keep_columns(network);
