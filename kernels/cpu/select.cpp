@@ -463,37 +463,27 @@ uint64_t CpuSelection::apply_below(const Scoring& scoring, const ScoreBlock& blo
     const int64_t begin = chunk_begin(block, index);
     void* part_output = const_cast<void*>(advanced(output, begin * byte_size(block)));
     uint64_t* part_mask = mask == nullptr ? nullptr : mask + (block.mask_bit + begin) / 64;
-    cut += static_cast<uint64_t>(
-        is_half(block.dtype) ? apply_halves(kernel, scoring, part, threshold, part_output, part_mask)
-                             : apply_scored(kernel, scoring, part, threshold, part_output, part_mask));
+    cut += static_cast<uint64_t>(apply_part(kernel, scoring, part, threshold, part_output, part_mask));
   });
   return cut;
 }
 
-int64_t CpuSelection::apply_scored(const SelectKernels& kernel, const Scoring& scoring,
-                                   const ScoreBlock& part, int64_t threshold, void* output,
-                                   uint64_t* mask) const {
-  int64_t cut = 0;
-  for_scored(part, [&](const ScoreBlock& piece, int64_t begin) {
-    void* const piece_output = const_cast<void*>(advanced(output, begin * byte_size(part)));
-    uint64_t* const piece_mask = mask == nullptr ? nullptr : mask + (part.mask_bit + begin) / 64;
-    cut += kernel.apply(chunk_of(scoring, piece), threshold, piece_output, piece_mask);
-  });
-  return cut;
-}
-
-int64_t CpuSelection::apply_halves(const SelectKernels& kernel, const Scoring& scoring,
-                                   const ScoreBlock& part, int64_t threshold, void* output,
-                                   uint64_t* mask) const {
+int64_t CpuSelection::apply_part(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& part,
+                                 int64_t threshold, void* output, uint64_t* mask) const {
   int64_t cut = 0;
   for_scored(part, [&](const ScoreBlock& piece, int64_t begin) {
     uint64_t own[kWidenedAtOnce / 64 + 1] = {};
-    uint64_t* const bits = mask == nullptr ? own : mask + (part.mask_bit + begin) / 64;
-    cut += kernel.apply(chunk_of(scoring, piece), threshold, nullptr, bits);
-    if (output == nullptr) return;
+    uint64_t* const bits = mask == nullptr ? nullptr : mask + (part.mask_bit + begin) / 64;
+    void* const to = const_cast<void*>(advanced(output, begin * byte_size(part)));
+    if (!is_half(part.dtype)) {
+      cut += kernel.apply(chunk_of(scoring, piece), threshold, to, bits);
+      return;
+    }
+    // Scored as float32 and cut as it lies.
     ScoreChunk halves = chunk_of(scoring, part_of(part, begin, piece.count));
-    halves.kept = bits;
-    halves_.cut(halves, const_cast<void*>(advanced(output, begin * byte_size(part))), nullptr);
+    halves.kept = bits == nullptr ? own : bits;
+    cut += kernel.apply(chunk_of(scoring, piece), threshold, nullptr, bits == nullptr ? own : bits);
+    if (to != nullptr) halves_.cut(halves, to, nullptr);
   });
   return cut;
 }

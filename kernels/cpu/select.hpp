@@ -59,11 +59,8 @@ class CpuSelection final : public SelectionOps, public MarkingOps {
                      void* keys) const;
   int64_t count_inside(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& block,
                        int64_t low, int64_t upper) const;
-  int64_t apply_scored(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& part,
-                       int64_t threshold, void* output, uint64_t* mask) const;
-  /// The same for weights of half precision, which are scored as float32 and cut as they lie.
-  int64_t apply_halves(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& part,
-                       int64_t threshold, void* output, uint64_t* mask) const;
+  int64_t apply_part(const SelectKernels& kernel, const Scoring& scoring, const ScoreBlock& part,
+                     int64_t threshold, void* output, uint64_t* mask) const;
   int threads_for(int64_t elements) const;
   uint64_t apply_below(const Scoring& scoring, const ScoreBlock& block, Key key, void* output,
                        uint64_t* mask);
