@@ -372,10 +372,15 @@ StatisticForm FileSource::form_of(Statistic statistic, std::span<const Statistic
                                            : StatisticForm::as_is;
 }
 
-DType FileSource::statistic_dtype(size_t tensor, Statistic statistic,
-                                  std::span<const StatisticPart> parts) const {
-  return lies_as_scored(tensor, statistic, parts) ? parts[0].file->tensors()[parts[0].tensor].dtype
-                                                  : score_type(infos_[tensor].dtype);
+void FileSource::describe(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts,
+                          Slot& slot) const {
+  const bool as_scored = lies_as_scored(tensor, statistic, parts);
+  slot.own_values = options_[tensor].keep_diagonal;
+  slot.has_statistic = statistic != Statistic::none;
+  slot.has_kept = masked(tensor);
+  slot.statistic_dtype =
+      as_scored ? parts[0].file->tensors()[parts[0].tensor].dtype : score_type(infos_[tensor].dtype);
+  slot.statistic_form = as_scored ? form_of(statistic, parts) : StatisticForm::as_is;
 }
 
 void FileSource::read_statistic(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
@@ -435,12 +440,7 @@ bool FileSource::lies_ready(size_t tensor, Statistic statistic, std::span<const 
 void FileSource::fill(size_t tensor, int64_t begin, int64_t count, Statistic statistic,
                       std::span<const StatisticPart> parts, Slot& slot) const {
   const DType type = infos_[tensor].dtype;
-  slot.own_values = options_[tensor].keep_diagonal;
-  slot.has_statistic = statistic != Statistic::none;
-  slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
-  slot.statistic_form =
-      lies_as_scored(tensor, statistic, parts) ? form_of(statistic, parts) : StatisticForm::as_is;
-  slot.has_kept = masked(tensor);
+  describe(tensor, statistic, parts, slot);
   if (std::byte* const memory = elements_in_memory(weights_, numbers_[tensor], begin)) {
     slot.raw.borrow(memory);
   } else {
@@ -620,18 +620,14 @@ void FileSource::read_lines(size_t tensor, int64_t begin, int64_t count, std::sp
   const DType type = infos_[tensor].dtype;
   Slot& slot = slots_[0];
   std::vector<int64_t> starts;
-  if (lies_ready(tensor, statistic, parts)) {
+  // A device gets the lines alone.
+  if (!staged_ && lies_ready(tensor, statistic, parts)) {
     fill(tensor, begin, count, statistic, parts, slot);
     for (int64_t line : lines) starts.push_back(line - begin);
     visit(run_of(tensor, begin, count, slot, false), starts);
     return;
   }
-  slot.own_values = options_[tensor].keep_diagonal;
-  slot.has_statistic = statistic != Statistic::none;
-  slot.statistic_dtype = statistic_dtype(tensor, statistic, parts);
-  slot.statistic_form =
-      lies_as_scored(tensor, statistic, parts) ? form_of(statistic, parts) : StatisticForm::as_is;
-  slot.has_kept = masked(tensor);
+  describe(tensor, statistic, parts, slot);
   slot.raw.of(kLinesAtOnce * kLine * size_of(type));
   if (slot.own_values) slot.values.of(kLinesAtOnce * kLine * size_of(type));
   if (slot.has_statistic) {

@@ -51,8 +51,8 @@ struct FileTensorOptions {
 
 /// Weight files as a source, whatever their size: blocks are read into a few reused buffers and never mapped.
 /// The next one is read by a second thread while this one is scored, and the one before written by a third.
-/// Writing streams the file's own bits to an output. What lies in memory
-/// (WeightFile::memory) is read where it lies, and cut there.
+/// Writing streams the file's own bits to an output. What lies in memory (WeightFile::memory) is read where
+/// it lies, and cut there.
 class FileSource final : public ParameterSource {
  public:
   /// `memory`: what buffers and logs may take together, in bytes; 0: as they like. The files must outlive it.
@@ -108,7 +108,8 @@ class FileSource final : public ParameterSource {
   /// too.
   bool lies_as_scored(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
   static StatisticForm form_of(Statistic statistic, std::span<const StatisticPart> parts);
-  DType statistic_dtype(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts) const;
+  /// What a slot will hold of a block.
+  void describe(size_t tensor, Statistic statistic, std::span<const StatisticPart> parts, Slot& slot) const;
   /// Where the statistic lies in memory as it is wanted, from `begin` on, or null.
   std::byte* statistic_in_memory(size_t tensor, int64_t begin, Statistic statistic,
                                  std::span<const StatisticPart> parts) const;
