@@ -68,6 +68,7 @@ count_suite() {
     /<testcase / { match($0, / name="[^"]*"/); test = substr($0, RSTART + 7, RLENGTH - 8)
                    if (match($0, /classname="[^"]*"/)) test = substr($0, RSTART + 11, RLENGTH - 12) "." test }
     /<skipped message=/ { match($0, /message="[^"]*"/); why = substr($0, RSTART + 9, RLENGTH - 10)
+                          sub(/&#x0A;Google Test trace:.*/, "", why)
                           sub(/^.*&#x0A;/, "", why); print "  " suite ": " test ": " why }' "$xml")
   [ -z "$skip_lines" ] || [ "${skip_lines: -1}" = $'\n' ] || skip_lines+=$'\n'
 }

@@ -131,6 +131,7 @@ void set(void* data, int value, size_t bytes) {
 }
 
 cudaError_t set_later(void* data, int value, size_t bytes, CUstream_st& stream) {
+  if (bytes == 0) return cudaSuccess;
   require_device(data, bytes, "memory to set");
   return push(stream, {NodeKind::set, [=] { set(data, value, bytes); }});
 }
