@@ -57,7 +57,7 @@ class Memory {
   /// W [out, in] with zeros at random, or as the layout wants them.
   MatrixView<float> weight(const std::string& layout, int64_t out, int64_t in, double sparsity) {
     const MatrixView<float> w = matrix(out, in);
-    if (layout == "balanced") {
+    if (layout.starts_with("balanced")) {
       const auto kept = static_cast<int64_t>(std::max(1.0, std::round(64 * (1 - sparsity))));
       for (int64_t r = 0; r < out; ++r) {
         for (int64_t c = 0; c < in; c += 64) {
@@ -96,14 +96,18 @@ struct Contestant {
 
 /// The name under which the backend knows a layout: "bsr16" is "bsr" over blocks of 16 rows.
 std::string layout_name(const std::string& contestant) {
-  return contestant.starts_with("bsr") ? "bsr" : contestant;
+  return contestant.starts_with("bsr") ? "bsr" : contestant.substr(0, contestant.find(':'));
+}
+/// Of "sell:bf16".
+DType value_type(const std::string& contestant) {
+  return contestant.ends_with(":bf16") ? DType::bf16 : DType::f32;
 }
 
 /// One matrix W [4H, H]: y += x·Wᵀ as the time loop does it (one thread), or shared among threads.
 Contestant product(Memory& memory, const Case& c, const std::string& name, int threads) {
   const int64_t in = c.hidden, out = 4 * c.hidden;
   const MatrixView<float> w = memory.weight(name, out, in, c.sparsity);
-  std::shared_ptr<Weight> weight = memory.backend->make_weight(layout_name(name), w);
+  std::shared_ptr<Weight> weight = memory.backend->make_weight(layout_name(name), w, value_type(name));
   const MatrixView<float> x = memory.matrix(c.batch, in);
   const MatrixView<float> y = memory.matrix(c.batch, row_stride(out)).col_slice(0, out);
   const double operations = 2.0 * static_cast<double>(weight->nonzeros() * c.batch);
@@ -156,7 +160,8 @@ int main(int argc, char** argv) {
   app.add_option("--hidden", options.hidden)->delimiter(',');
   app.add_option("--batch", options.batch)->delimiter(',');
   app.add_option("--sparsity", options.sparsity)->delimiter(',');
-  app.add_option("--layout", options.layouts, "csr, sell, balanced, bsr16, bsr8, bsr4")->delimiter(',');
+  app.add_option("--layout", options.layouts, "csr, sell, balanced, bsr16, bsr8, bsr4; sell:bf16 and so on")
+      ->delimiter(',');
   app.add_option("--threads", options.threads);
   app.add_option("--turns", options.turns);
   CLI11_PARSE(app, argc, argv);

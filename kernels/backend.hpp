@@ -64,8 +64,10 @@ class Backend {
     return make_weight("dense", values);
   }
   /// A weight in a named layout, made from dense values; zeros (of either sign) are not stored by a sparse
-  /// one. Throws Error(bad_input) that lists the known layouts for an unknown one.
-  virtual std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) = 0;
+  /// one. Throws Error(bad_input) that lists the known layouts for an unknown one, and for a layout that
+  /// doesn't store values of the type (f32: all do; bf16: Weight::value_type).
+  virtual std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values,
+                                              DType type = DType::f32) = 0;
   /// The layouts this backend has, "dense" first.
   virtual std::vector<std::string_view> layouts() const = 0;
   /// The one that serves unstructured sparsity best here.
@@ -124,7 +126,7 @@ std::vector<DeviceListing> list_devices();
 
 /// The symbol that a loadable backend (libcoppice_cuda.so) exports. Returns a backend, or nullptr with the
 /// reason in `reason` (capacity `size`). `abi` must equal `kBackendAbi`, or it refuses.
-inline constexpr uint32_t kBackendAbi = 3;
+inline constexpr uint32_t kBackendAbi = 4;
 using OpenLoadableBackend = Backend* (*)(uint32_t abi, int index, const BackendOptions& options, char* reason,
                                          size_t size);
 

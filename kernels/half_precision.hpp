@@ -18,9 +18,19 @@ COPPICE_HOST_DEVICE constexpr float half_to_float(uint16_t half) {
       float, (scaled | (special & 0x7f80'0000u)) | (static_cast<uint32_t>(half & 0x8000u) << 16));
 }
 
+/// The bits of a bfloat16.
+using Bfloat16 = uint16_t;
+
 /// bfloat16 is the upper half of a binary32.
-COPPICE_HOST_DEVICE constexpr float bfloat16_to_float(uint16_t value) {
+COPPICE_HOST_DEVICE constexpr float bfloat16_to_float(Bfloat16 value) {
   return __builtin_bit_cast(float, static_cast<uint32_t>(value) << 16);
+}
+
+/// To the nearest, of two the even one; beyond the largest to infinity; a NaN stays one.
+COPPICE_HOST_DEVICE constexpr Bfloat16 float_to_bfloat16(float value) {
+  const auto bits = __builtin_bit_cast(uint32_t, value);
+  if ((bits & 0x7fff'ffffu) > 0x7f80'0000u) return static_cast<Bfloat16>(bits >> 16 | 0x40u);
+  return static_cast<Bfloat16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 }  // namespace coppice

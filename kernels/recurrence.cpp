@@ -45,6 +45,7 @@ void RecurrenceOps::forward(const RecurrenceForward& s) {
 void RecurrenceOps::backward(const RecurrenceBackward& s) {
   constexpr const char* kName = "recurrence backward";
   const Device device = check_common(kName, s);
+  s.recurrent->check_trainable(kName);
   const int64_t rows = s.steps * s.batch, gates = gate_count(s.cell) * s.hidden;
   check::matrix(kName, "d_output", s.d_output, rows, s.hidden, device);
   check::matrix(kName, "d_gates", s.d_gates, rows, gates, device);

@@ -49,7 +49,14 @@ void Weight::multiply(MatrixView<const float> x, VectorView<const float> bias, M
   if (!y.empty()) multiply_impl(x, bias, y, accumulate);
 }
 
+void Weight::check_trainable(const char* operation) const {
+  if (value_type_ == DType::f32) return;
+  bad_input("{}: a weight of {} values is for inference alone; expected f32", operation,
+            to_string(value_type_));
+}
+
 void Weight::multiply_transposed(MatrixView<const float> dy, MatrixView<float> dx, bool accumulate) {
+  check_trainable("multiply_transposed");
   check(*this, "multiply_transposed", "dy", dy, -1, out_);
   check(*this, "multiply_transposed", "dx", dx, dy.rows, in_);
   if (!dx.empty()) multiply_transposed_impl(dy, dx, accumulate);
@@ -57,6 +64,7 @@ void Weight::multiply_transposed(MatrixView<const float> dy, MatrixView<float> d
 
 void Weight::accumulate_gradient(MatrixView<const float> dy, MatrixView<const float> x,
                                  MatrixView<float> dw) {
+  check_trainable("accumulate_gradient");
   check(*this, "accumulate_gradient", "dy", dy, -1, out_);
   check(*this, "accumulate_gradient", "x", x, dy.rows, in_);
   check(*this, "accumulate_gradient", "dw", dw, out_, in_);

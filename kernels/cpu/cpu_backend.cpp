@@ -58,11 +58,16 @@ CpuContext make_context(const BackendOptions& options) {
   return {choose_isa(), options.threads > 0 ? options.threads : processors_of_affinity_mask()};
 }
 
-using MakeWeight = std::unique_ptr<Weight> (*)(const CpuContext&, MatrixView<const float>);
+using MakeWeight = std::unique_ptr<Weight> (*)(const CpuContext&, MatrixView<const float>, DType);
 
 template <class W>
-std::unique_ptr<Weight> make(const CpuContext& context, MatrixView<const float> values) {
-  return std::make_unique<W>(context, values);
+std::unique_ptr<Weight> make(const CpuContext& context, MatrixView<const float> values, DType type) {
+  return std::make_unique<W>(context, values, type);
+}
+std::unique_ptr<Weight> make_csr(const CpuContext& context, MatrixView<const float> values, DType type) {
+  if (type != DType::f32)
+    bad_input("layout csr: it stores f32 values alone, not {}", coppice::to_string(type));
+  return std::make_unique<CsrWeight>(context, values);
 }
 
 /// Every layout of this backend, "dense" first. A layout is added by its file in layouts/ and its line here.
@@ -72,7 +77,7 @@ struct LayoutEntry {
   bool dense_bits;
 };
 constexpr LayoutEntry kLayouts[] = {
-    {"dense", make<DenseWeight>, true},       {"csr", make<CsrWeight>, false},
+    {"dense", make<DenseWeight>, true},       {"csr", make_csr, false},
     {"sell", make<SellWeight>, true},         {"bsr", make<BsrWeight>, true},
     {"balanced", make<BalancedWeight>, true},
 };
@@ -135,13 +140,17 @@ void CpuBackend::fill_zero(void* data, int64_t bytes) {
   if (bytes > 0) std::memset(data, 0, static_cast<size_t>(bytes));
 }
 
-std::unique_ptr<Weight> CpuBackend::make_weight(std::string_view layout, MatrixView<const float> values) {
+std::unique_ptr<Weight> CpuBackend::make_weight(std::string_view layout, MatrixView<const float> values,
+                                                DType type) {
   if (values.device != device()) {
     bad_input("a weight's values lie on {}, the backend is {}", coppice::to_string(values.device),
               coppice::to_string(device()));
   }
+  if (type != DType::f32 && type != DType::bf16) {
+    bad_input("a weight of {} values; expected f32 or bf16", coppice::to_string(type));
+  }
   for (const LayoutEntry& entry : kLayouts) {
-    if (entry.name == layout) return entry.make(context_, values);
+    if (entry.name == layout) return entry.make(context_, values, type);
   }
   bad_input("no weight layout \"{}\" on {}; known: {}", layout, coppice::to_string(device()),
             fmt::join(layouts(), ", "));

@@ -28,7 +28,8 @@ class CpuBackend final : public Backend {
   OptimizerOps& optimizer() override { return *optimizer_; }
   SelectionOps& selection() override { return *selection_; }
 
-  std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) override;
+  std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values,
+                                      DType type) override;
   std::vector<std::string_view> layouts() const override;
   std::string_view sparse_layout() const override { return "sell"; }
   bool gives_dense_bits(std::string_view layout) const override;

@@ -35,6 +35,13 @@ float* thread_scratch(int64_t floats) {
   return scratch.floats(floats, "a product's working memory");
 }
 
+/// Floats of scratch for a share of so many rows.
+int64_t scratch_floats(const GemmKernels& kernels, const GemmBlock& block, int64_t rows) {
+  const int64_t floats = kernels.scratch_floats(rows, block.depth, block.panels == nullptr);
+  if (block.rounded_panels == nullptr) return floats;
+  return std::max(rows > 1 ? floats : 0, kernels.scratch_floats(1, block.depth, false));
+}
+
 /// How C is cut for `threads`: into row_parts x panel_parts shares, the cut whose largest share is cheapest.
 struct Grid {
   int64_t row_parts = 1;
@@ -67,8 +74,7 @@ void multiply_parallel(const GemmKernels& kernels, const GemmBlock& whole, int64
   const int64_t shares = grid.row_parts * grid.panel_parts;
   const int64_t share_rows = (whole.rows + grid.row_parts - 1) / grid.row_parts;
   // One allocation here rather than one in each thread: an exception can't leave a parallel region.
-  const int64_t share_scratch =
-      (kernels.scratch_floats(share_rows, whole.depth, whole.panels == nullptr) + 15) / 16 * 16;
+  const int64_t share_scratch = (scratch_floats(kernels, whole, share_rows) + 15) / 16 * 16;
   float* scratch = thread_scratch(share_scratch * shares);
 
   const auto run = [&](int64_t share) {
@@ -113,19 +119,47 @@ void start_only(const GemmBlock& block) {
 
 }  // namespace
 
-DenseWeight::DenseWeight(const CpuContext& context, MatrixView<const float> values)
-    : CpuWeight(values.rows, values.cols, values.device),
+DenseWeight::DenseWeight(const CpuContext& context, MatrixView<const float> values, DType type)
+    : CpuWeight(values.rows, values.cols, values.device, type),
       context_(context),
       kernels_(kernels_for(context.isa)),
-      values_(values) {}
+      values_(values) {
+  if (type == DType::bf16) pack_rounded();
+}
 
 void DenseWeight::refresh_impl(MatrixView<const float> values) {
   values_ = values;
   forward_ready_ = backward_ready_ = forward_used_ = backward_used_ = false;
+  if (value_type() == DType::bf16) pack_rounded();
+}
+
+void DenseWeight::pack_rounded() {
+  const int64_t step = kernels_.panel_columns, slack = kernels_.packed_floats(0, out());
+  // Without what packed panels have at their end for kernels to read beyond.
+  const auto size = [&](int64_t columns) { return kernels_.packed_floats(in(), columns) - slack; };
+  rounded_.resize(static_cast<size_t>(size(out())));
+  Scratch scratch;
+  float* packed = scratch.floats(kernels_.packed_floats(in(), step), "a panel of a weight");
+  Bfloat16* to = rounded_.data();
+  for (int64_t column = 0; column < out(); column += step) {
+    const int64_t columns = std::min(step, out() - column);
+    kernels_.pack_transposed(values_.row(column), values_.stride, in(), columns, 0,
+                             kernels_.panel_count(columns), packed);
+    to = std::transform(packed, packed + size(columns), to, float_to_bfloat16);
+  }
+  values_.data = nullptr;
+}
+
+void DenseWeight::use_forward(GemmBlock& block) const {
+  if (value_type() == DType::bf16) {
+    block.rounded_panels = rounded_.data();
+  } else {
+    block.panels = forward_.data();
+  }
 }
 
 void DenseWeight::pack_forward() {
-  if (forward_ready_) return;
+  if (forward_ready_ || value_type() == DType::bf16) return;
   float* panels = forward_.floats(kernels_.packed_floats(in(), out()), "a weight's packed copy");
   pack_parallel(kernels_, kernels_.pack_transposed, values_.data, values_.stride, in(), out(), panels,
                 context_.threads);
@@ -156,13 +190,14 @@ void DenseWeight::multiply_impl(MatrixView<const float> x, VectorView<const floa
   block.depth = in();
   block.columns = out();
   if (block.depth == 0) return start_only(block);
-  if (!forward_ready_ && !forward_used_ && packs_on_the_way(nonzeros(), block.rows, context_.threads)) {
+  if (value_type() == DType::f32 && !forward_ready_ && !forward_used_ &&
+      packs_on_the_way(nonzeros(), block.rows, context_.threads)) {
     block.b = values_.data;
     block.b_stride = values_.stride;
     block.b_by_column = true;
   } else {
     pack_forward();
-    block.panels = forward_.data();
+    use_forward(block);
   }
   forward_used_ = true;
   multiply_parallel(kernels_, block, context_.threads);
@@ -213,12 +248,10 @@ void DenseWeight::accumulate_gradient_impl(MatrixView<const float> dy, MatrixVie
 namespace {
 
 /// A few rows by the calling thread alone.
-void multiply_few(const GemmKernels& kernels, const float* panels, const float* a, int64_t a_stride,
-                  int64_t rows, int64_t depth, int64_t columns, float* c, int64_t c_stride, bool accumulate) {
-  GemmBlock block;
+void multiply_few(const GemmKernels& kernels, GemmBlock block, const float* a, int64_t a_stride, int64_t rows,
+                  int64_t depth, int64_t columns, float* c, int64_t c_stride, bool accumulate) {
   block.a = a;
   block.a_stride = a_stride;
-  block.panels = panels;
   block.c = c;
   block.c_stride = c_stride;
   block.accumulate = accumulate;
@@ -227,19 +260,23 @@ void multiply_few(const GemmKernels& kernels, const float* panels, const float* 
   block.columns = columns;
   if (depth == 0) return start_only(block);
   block.last_panel = kernels.panel_count(columns);
-  kernels.multiply(block, thread_scratch(kernels.scratch_floats(rows, depth, false)));
+  kernels.multiply(block, thread_scratch(scratch_floats(kernels, block, rows)));
 }
 
 }  // namespace
 
 void DenseWeight::multiply_rows(const float* x, int64_t ldx, int64_t rows, float* y, int64_t ldy,
                                 bool accumulate) const {
-  multiply_few(kernels_, forward_.data(), x, ldx, rows, in(), out(), y, ldy, accumulate);
+  GemmBlock block;
+  use_forward(block);
+  multiply_few(kernels_, block, x, ldx, rows, in(), out(), y, ldy, accumulate);
 }
 
 void DenseWeight::multiply_transposed_rows(const float* dy, int64_t ldy, int64_t rows, float* dx, int64_t ldx,
                                            bool accumulate) const {
-  multiply_few(kernels_, backward_.data(), dy, ldy, rows, out(), in(), dx, ldx, accumulate);
+  GemmBlock block;
+  block.panels = backward_.data();
+  multiply_few(kernels_, block, dy, ldy, rows, out(), in(), dx, ldx, accumulate);
 }
 
 }  // namespace coppice::cpu

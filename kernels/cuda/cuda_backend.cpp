@@ -197,10 +197,14 @@ void CudaBackend::synchronize() {
   COPPICE_CUDA(cudaStreamSynchronize(stream_.get()));
 }
 
-std::unique_ptr<Weight> CudaBackend::make_weight(std::string_view layout, MatrixView<const float> values) {
+std::unique_ptr<Weight> CudaBackend::make_weight(std::string_view layout, MatrixView<const float> values,
+                                                 DType type) {
   if (values.device != device()) {
     bad_input("a weight's values lie on {}, the backend is {}", to_string(values.device),
               to_string(device()));
+  }
+  if (type != DType::f32) {
+    bad_input("a weight of {} values on {}, which stores f32 alone", to_string(type), to_string(device()));
   }
   context_.make_current();
   for (const LayoutEntry& entry : kLayouts) {

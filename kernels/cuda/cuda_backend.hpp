@@ -34,7 +34,8 @@ class CudaBackend final : public Backend {
   OptimizerOps& optimizer() override { return current(*optimizer_); }
   SelectionOps& selection() override { return current(*selection_); }
 
-  std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values) override;
+  std::unique_ptr<Weight> make_weight(std::string_view layout, MatrixView<const float> values,
+                                      DType type) override;
   std::vector<std::string_view> layouts() const override;
   std::string_view sparse_layout() const override { return "csr"; }
 

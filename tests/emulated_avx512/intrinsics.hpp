@@ -68,6 +68,10 @@ inline __m512i maskz_cvtepu8_epi16(__mmask32 k, __m256i a) {
   const auto x = reinterpret_cast<Bytes32>(a);
   return reinterpret_cast<__m512i>(where<Words32>(k, [&](size_t i) { return uint16_t{x[i]}; }));
 }
+inline __m512i maskz_cvtepu16_epi32(__mmask16 k, __m256i a) {
+  const auto x = reinterpret_cast<Words16>(a);
+  return reinterpret_cast<__m512i>(where<Unsigned16>(k, [&](size_t i) { return uint32_t{x[i]}; }));
+}
 inline __m512d maskz_cvtps_pd(__mmask8 k, __m256 a) {
   return where<__m512d>(k, [&](size_t i) { return double{a[i]}; });
 }
@@ -107,6 +111,7 @@ inline __m512i maskz_srli_epi32(__mmask16 k, __m512i a, unsigned count) {
 #define _mm512_cmplt_epi64_mask(...) ::coppice::emulated_avx512::cmplt_epi64_mask(__VA_ARGS__)
 #define _mm512_mask_storeu_ps(...) ::coppice::emulated_avx512::mask_storeu_ps(__VA_ARGS__)
 #define _mm512_maskz_cvtepi32_epi16(...) ::coppice::emulated_avx512::maskz_cvtepi32_epi16(__VA_ARGS__)
+#define _mm512_maskz_cvtepu16_epi32(...) ::coppice::emulated_avx512::maskz_cvtepu16_epi32(__VA_ARGS__)
 #define _mm512_maskz_cvtepu8_epi16(...) ::coppice::emulated_avx512::maskz_cvtepu8_epi16(__VA_ARGS__)
 #define _mm512_maskz_cvtps_pd(...) ::coppice::emulated_avx512::maskz_cvtps_pd(__VA_ARGS__)
 #define _mm512_maskz_loadu_ps(...) ::coppice::emulated_avx512::maskz_loadu_ps(__VA_ARGS__)

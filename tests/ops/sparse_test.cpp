@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <functional>
 #include <utility>
 
 #include "kernels/cpu/cpu_weight.hpp"
+#include "kernels/half_precision.hpp"
 #include "ops_test.hpp"
 #include "row_splits.hpp"
 #include "weight_reference.hpp"
@@ -293,6 +296,111 @@ TEST_P(CpuSparseTest, GradientsHaveTheBitsOfTheDenseGradient) {
   }
 }
 
+std::vector<float> rounded(std::vector<float> values) {
+  for (float& v : values) v = bfloat16_to_float(float_to_bfloat16(v));
+  return values;
+}
+
+// bf16 values give the float products of the rounded values, to the bit, whichever form and tile computes
+// them; against double it is the ordinary bound.
+TEST_P(CpuSparseTest, Bfloat16ValuesGiveTheBitsOfTheRoundedOnes) {
+  for (const std::string layout : {"dense", "sell", "bsr", "balanced"}) {
+    std::vector<std::array<int64_t, 2>> sizes = {{0, 3},   {3, 0},     {1, 1},     {4, 64},   {7, 31},
+                                                 {33, 65}, {257, 255}, {600, 300}, {70, 1200}};
+    sizes.push_back({random_.one_of(kOddSizes), random_.one_of(kOddSizes)});
+    for (const auto& [out, in] : sizes) {
+      for (const int64_t n : {0, 1, 2, 4, 17, 33, 70}) {
+        if (n * out * in > 3'000'000) continue;
+        WeightCase c(random_, n, out, in, random_.one_of<float>({0.0f, 0.5f, 0.9f, 0.99f}));
+        cut(layout == "dense" ? "sell" : layout, c);
+        SCOPED_TRACE(layout + ", " + c.name());
+        WeightCase of_rounded = c;
+        of_rounded.w = rounded(c.w);
+        TestMatrix w(backend(), out, in, c.w), w_rounded(backend(), out, in, of_rounded.w);
+        TestMatrix x(backend(), n, in, c.x), bias(backend(), 1, out, c.bias);
+        const auto weight = backend().make_weight(layout, w, DType::bf16);
+        EXPECT_EQ(weight->value_type(), DType::bf16);
+        const std::vector<float> start = random_.normals(n * out);
+        TestMatrix y(backend(), n, out, start), expected(backend(), n, out, start);
+        const bool accumulate = random_.below(2) == 1;
+        weight->multiply(x, bias.vector(), y, accumulate);
+        backend().make_weight(layout, w_rounded)->multiply(x, bias.vector(), expected, accumulate);
+        ASSERT_EQ(bits(y.values()), bits(expected.values()));
+        expect_close(y.values(), of_rounded.multiply(true, accumulate ? start : std::vector<float>()), in);
+        y.expect_untouched_around();
+
+        // The float values may change and go: they are rounded again when they are taken over again.
+        for (float& v : c.w) v *= 1.37f;
+        weight->refresh(TestMatrix(backend(), out, in, c.w));
+        of_rounded.w = rounded(c.w);
+        weight->multiply(x, {}, y);
+        expect_close(y.values(), of_rounded.multiply(false), in);
+      }
+    }
+  }
+}
+
+TEST_P(CpuSparseTest, RowsOfBfloat16ValuesAreTheSameHoweverTheyAreComputed) {
+  for (const std::string layout : {"dense", "sell", "bsr", "balanced"}) {
+    WeightCase c(random_, 33, 257, 300, 0.6f);
+    cut(layout == "dense" ? "sell" : layout, c);
+    SCOPED_TRACE(layout);
+    TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), c.n, c.in, c.x), y(backend(), c.n, c.out);
+    backend().make_weight(layout, w, DType::bf16)->multiply(x, {}, y);
+    const std::vector<uint32_t> all = bits(y.values());
+    const auto other = open(1);
+    const auto weight = other->make_weight(layout, w, DType::bf16);
+    auto* rows = dynamic_cast<cpu::CpuWeight*>(weight.get());
+    ASSERT_NE(rows, nullptr);
+    rows->prepare_rows(false);
+    for (const int64_t step : {1, 5, 33}) {
+      TestMatrix parts(backend(), c.n, c.out);
+      for (int64_t r = 0; r < c.n; r += step) {
+        rows->multiply_rows(x.view().row(r), x.view().stride, std::min(step, c.n - r), parts.view().row(r),
+                            parts.view().stride, false);
+      }
+      EXPECT_EQ(bits(parts.values()), all);
+    }
+  }
+}
+
+TEST_P(CpuSparseTest, Bfloat16ValuesTakeHalfTheBytesAndAreForInference) {
+  WeightCase c(random_, 1, 512, 700, 0.5f);
+  cut_blocks(c, 16, 0.5f);
+  TestMatrix w(backend(), c.out, c.in, c.w), x(backend(), 1, c.in, c.x), dy(backend(), 1, c.out, c.dy);
+  TestMatrix y(backend(), 1, c.out), dx(backend(), 1, c.in), dw(backend(), c.out, c.in);
+  for (const std::string layout : {"dense", "sell", "bsr"}) {
+    const auto weight = backend().make_weight(layout, w, DType::bf16),
+               floats = backend().make_weight(layout, w);
+    weight->multiply(x, {}, y);
+    floats->multiply(x, {}, y);
+    EXPECT_GE(floats->bytes() - weight->bytes(), 2 * weight->nonzeros()) << layout;
+    EXPECT_LE(2 * weight->bytes(), floats->bytes() * (layout == "sell" ? 1.25 : 1.15)) << layout;
+    for (const auto& refused : std::vector<std::function<void()>>{
+             [&] { weight->multiply_transposed(dy, dx); }, [&] { weight->accumulate_gradient(dy, x, dw); }}) {
+      expect_error(ErrorKind::bad_input, "a weight of bf16 values is for inference alone", refused);
+    }
+  }
+  expect_error(ErrorKind::bad_input, "layout csr: it stores f32 values alone, not bf16",
+               [&] { backend().make_weight("csr", w, DType::bf16); });
+  expect_error(ErrorKind::bad_input, "a weight of f16 values; expected f32 or bf16",
+               [&] { backend().make_weight("sell", w, DType::f16); });
+}
+
+TEST(Bfloat16, RoundsToTheNearestOfTwoTheEven) {
+  const auto round = [](uint32_t bits) { return float_to_bfloat16(std::bit_cast<float>(bits)); };
+  EXPECT_EQ(round(0x3f80'8000u), 0x3f80);  // halfway: to the even one
+  EXPECT_EQ(round(0x3f81'8000u), 0x3f82);
+  EXPECT_EQ(round(0x3f80'8001u), 0x3f81);
+  EXPECT_EQ(round(0x3f80'7fffu), 0x3f80);
+  EXPECT_EQ(round(0xbf81'8000u), 0xbf82);
+  EXPECT_EQ(round(0x8000'0000u), 0x8000);
+  EXPECT_EQ(round(0x0000'8001u), 0x0001);
+  EXPECT_EQ(round(0x7f7f'ffffu), 0x7f80);  // beyond the largest
+  EXPECT_EQ(round(0xff80'0000u), 0xff80);
+  EXPECT_TRUE(std::isnan(bfloat16_to_float(round(0x7f80'0001u))));
+}
+
 // What isn't stored is not multiplied: padding must not meet an infinity of x, nor a NaN.
 TEST_P(CpuSparseTest, InfinitiesReachTheRowsThatWeighThemAlone) {
   for (const std::string layout : {"sell", "bsr", "balanced"}) {
@@ -368,6 +476,13 @@ TEST_P(CpuSparseTest, AKeptZeroIsNoOtherPattern) {
     backend().make_weight(layout, w)->multiply(x, {}, y);
     expect_close(y.values(), c.multiply(false), c.in);
   }
+}
+
+TEST_P(SparseTest, AGpuRefusesBfloat16Values) {
+  if (backend().device().type == Device::Type::cpu) return;
+  TestMatrix w(backend(), 4, 6, random_.normals(24));
+  expect_error(ErrorKind::bad_input, "a weight of bf16 values on cuda:0, which stores f32 alone",
+               [&] { backend().make_weight("dense", w, DType::bf16); });
 }
 
 TEST_P(SparseTest, UnknownLayoutsAreRefusedByName) {

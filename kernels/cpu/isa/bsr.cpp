@@ -17,16 +17,16 @@ inline int64_t min(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-template <int V, int R, int I = 0>
-inline void add_column(const SpreadValues<R>& values, const Floats* x, Floats (*sum)[V]) {
+template <int V, int R, class Stored, int I = 0>
+inline void add_column(const SpreadValues<R, Stored>& values, const Floats* x, Floats (*sum)[V]) {
   const Floats value = values.template get<I>();
 #pragma GCC unroll 2
   for (int v = 0; v < V; ++v) sum[I][v] += value * x[v];
-  if constexpr (I + 1 < R) add_column<V, R, I + 1>(values, x, sum);
+  if constexpr (I + 1 < R) add_column<V, R, Stored, I + 1>(values, x, sum);
 }
 
 /// R rows of each block from its row `part` on.
-template <int V, int R>
+template <int V, int R, class Stored>
 void multiply_part(const BsrArrays& a, int64_t block_row, int64_t part, const float* x_tile, float* y) {
   constexpr int kWidth = V * kLanes;
   Floats sum[R][V];
@@ -36,13 +36,13 @@ void multiply_part(const BsrArrays& a, int64_t block_row, int64_t part, const fl
     for (int v = 0; v < V; ++v) sum[r][v] = load_as<Floats>(y + r * kWidth + v * kLanes);
   }
   const int64_t end = a.block_offsets[block_row + 1];
-  const float* values = a.values + a.block_offsets[block_row] * a.height + part;
+  const Stored* values = stored<Stored>(a.values) + a.block_offsets[block_row] * a.height + part;
   for (int64_t p = a.block_offsets[block_row]; p < end; ++p, values += a.height) {
     const float* at = x_tile + a.col_indices[p] * int64_t{kWidth};
     Floats x[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) x[v] = load_as<Floats>(at + v * kLanes);
-    add_column<V, R>(SpreadValues<R>(values), x, sum);
+    add_column<V, R, Stored>(SpreadValues<R, Stored>(values), x, sum);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -51,31 +51,38 @@ void multiply_part(const BsrArrays& a, int64_t block_row, int64_t part, const fl
   }
 }
 
-template <int V, int R>
+template <int V, int R, class Stored>
 void multiply_parts(const BsrArrays& a, int64_t first, int64_t last, const float* x_tile, float* y_tile) {
   for (int64_t b = first; b < last; ++b) {
     for (int64_t part = 0; part < a.height; part += R) {
-      multiply_part<V, R>(a, b, part, x_tile, y_tile + ((b - first) * a.height + part) * V * kLanes);
+      multiply_part<V, R, Stored>(a, b, part, x_tile, y_tile + ((b - first) * a.height + part) * V * kLanes);
     }
   }
 }
 
-template <int V>
+template <int V, class Stored>
 void multiply_width(const BsrArrays& a, int64_t first, int64_t last, const float* x_tile, float* y_tile) {
   constexpr int kMost = kSums / V;
   if (kMost >= 16 && a.height == 16) {
-    multiply_parts<V, kMost >= 16 ? 16 : 4>(a, first, last, x_tile, y_tile);
+    multiply_parts<V, kMost >= 16 ? 16 : 4, Stored>(a, first, last, x_tile, y_tile);
   } else if (kMost >= 8 && a.height >= 8) {
-    multiply_parts<V, kMost >= 8 ? 8 : 4>(a, first, last, x_tile, y_tile);
+    multiply_parts<V, kMost >= 8 ? 8 : 4, Stored>(a, first, last, x_tile, y_tile);
   } else {
-    multiply_parts<V, 4>(a, first, last, x_tile, y_tile);
+    multiply_parts<V, 4, Stored>(a, first, last, x_tile, y_tile);
   }
+}
+
+template <class Stored>
+void multiply_tile(const BsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t width,
+                   float* y_tile) {
+  width == kLanes ? multiply_width<1, Stored>(a, first, last, x_tile, y_tile)
+                  : multiply_width<2, Stored>(a, first, last, x_tile, y_tile);
 }
 
 void multiply_batch(const BsrArrays& a, int64_t first, int64_t last, const float* x_tile, int64_t width,
                     float* y_tile) {
-  width == kLanes ? multiply_width<1>(a, first, last, x_tile, y_tile)
-                  : multiply_width<2>(a, first, last, x_tile, y_tile);
+  a.values.rounded != nullptr ? multiply_tile<uint16_t>(a, first, last, x_tile, width, y_tile)
+                              : multiply_tile<float>(a, first, last, x_tile, width, y_tile);
 }
 
 /// One row of x: the block's rows lie in the lanes, of one register or several.
@@ -128,7 +135,28 @@ inline void end_rows(const typename BlockRows<R>::Part* sum, float* y, int64_t r
   for (int64_t r = 0; r < rows; ++r) y[r] = y_rows[r];
 }
 
-template <int R>
+typedef uint16_t Narrow4 __attribute__((vector_size(8)));
+typedef uint32_t Wide4 __attribute__((vector_size(16)));
+typedef uint16_t Narrow8 __attribute__((vector_size(16)));
+typedef uint32_t Wide8 __attribute__((vector_size(32)));
+
+template <class Part>
+inline Part load_part(const float* values) {
+  return load_as<Part>(values);
+}
+/// A block may be half a register or a quarter.
+template <class Part>
+inline Part load_part(const uint16_t* values) {
+  if constexpr (sizeof(Part) == sizeof(Floats)) {
+    return load_stored(values);
+  } else if constexpr (sizeof(Part) == sizeof(Wide8)) {
+    return reinterpret_cast<Part>(__builtin_convertvector(load_as<Narrow8>(values), Wide8) << 16);
+  } else {
+    return reinterpret_cast<Part>(__builtin_convertvector(load_as<Narrow4>(values), Wide4) << 16);
+  }
+}
+
+template <int R, class Stored>
 void multiply_blocks(const BsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
                      bool accumulate, float* y) {
   using Part = typename BlockRows<R>::Part;
@@ -151,9 +179,9 @@ void multiply_blocks(const BsrArrays& a, int64_t first, int64_t last, const floa
     }
     const auto add = [&](int i) {
       const float at = x[a.col_indices[next[i]]];
-      const float* values = a.values + next[i] * R;
+      const Stored* values = stored<Stored>(a.values) + next[i] * R;
 #pragma GCC unroll 4
-      for (int part = 0; part < kParts; ++part) sum[i][part] += at * load_as<Part>(values + part * kWidth);
+      for (int part = 0; part < kParts; ++part) sum[i][part] += at * load_part<Part>(values + part * kWidth);
       ++next[i];
     };
     for (; together > 0; --together) {
@@ -172,15 +200,22 @@ void multiply_blocks(const BsrArrays& a, int64_t first, int64_t last, const floa
   }
 }
 
+template <class Stored>
+void multiply_row(const BsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
+                  bool accumulate, float* y) {
+  if (a.height == 16) {
+    multiply_blocks<16, Stored>(a, first, last, x, bias, accumulate, y);
+  } else if (a.height == 8) {
+    multiply_blocks<8, Stored>(a, first, last, x, bias, accumulate, y);
+  } else {
+    multiply_blocks<4, Stored>(a, first, last, x, bias, accumulate, y);
+  }
+}
+
 void multiply_single(const BsrArrays& a, int64_t first, int64_t last, const float* x, const float* bias,
                      bool accumulate, float* y) {
-  if (a.height == 16) {
-    multiply_blocks<16>(a, first, last, x, bias, accumulate, y);
-  } else if (a.height == 8) {
-    multiply_blocks<8>(a, first, last, x, bias, accumulate, y);
-  } else {
-    multiply_blocks<4>(a, first, last, x, bias, accumulate, y);
-  }
+  a.values.rounded != nullptr ? multiply_row<uint16_t>(a, first, last, x, bias, accumulate, y)
+                              : multiply_row<float>(a, first, last, x, bias, accumulate, y);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/isa/values.hpp"
+
 namespace coppice::cpu {
 
 /// A matrix A of blocks of `height` rows by one column, as compressed rows of blocks (BSR).
@@ -10,7 +12,7 @@ struct BsrArrays {
   int64_t rows = 0;                        ///< of A; a last block may be short of rows, and is filled with -0
   const int64_t* block_offsets = nullptr;  ///< [block rows + 1]
   const int32_t* col_indices = nullptr;    ///< [blocks], ascending within a block row
-  const float* values = nullptr;           ///< [blocks][height]
+  Values values;                           ///< [blocks][height]
   const int32_t* by_length = nullptr;  ///< [block rows]: the longest first, so that neighbours run in step
 };
 

@@ -39,12 +39,18 @@ struct Whole {
   static constexpr int kWidth = kLanes;
   typedef Vec Type;
   static Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
+  static Vec load(const uint16_t* p) { return load_stored(p); }
   static void store(float* p, Vec v) { *reinterpret_cast<VecU*>(p) = v; }
 };
 struct Half {
   static constexpr int kWidth = kHalf;
   typedef HalfVec Type;
   static HalfVec load(const float* p) { return *reinterpret_cast<const HalfVecU*>(p); }
+  static HalfVec load(const uint16_t* p) {
+    typedef uint16_t Narrow __attribute__((vector_size(kHalf * 2)));
+    typedef uint32_t Wide __attribute__((vector_size(kHalf * 4)));
+    return reinterpret_cast<HalfVec>(__builtin_convertvector(load_as<Narrow>(p), Wide) << 16);
+  }
   static void store(float* p, HalfVec v) { *reinterpret_cast<HalfVecU*>(p) = v; }
 };
 inline Vec load(const float* p) {
@@ -88,24 +94,25 @@ struct Panels {
 };
 
 /// C [R rows, P panels of V vectors] (+)= A [depth][a_step >= R] · B [depth][V vectors] in each of the
-/// panels.
+/// panels, whose elements are stored as float or as bfloat16.
+template <class Stored>
 struct TileWork {
   int64_t depth;
   const float* a;
   int64_t a_step;
-  const float* b;
+  const Stored* b;
   int64_t b_panel;  // from one of the P panels to the next
   float* c;
   int64_t c_stride;
   const float* bias;  // of the tile's first column, or null
   bool from_c;
-  const float* next_b;  // brought into the cache meanwhile, this many floats for each k
+  const Stored* next_b;  // brought into the cache meanwhile, this many elements for each k
   int64_t next_b_step;
   const float* next_c;  // the next tile of C: its loads would otherwise wait for memory
 };
 
-template <class T, int R, int V, int P>
-void tile(const TileWork& work) {
+template <class T, int R, int V, int P, class Stored>
+void tile(const TileWork<Stored>& work) {
   typedef typename T::Type Vector;
   constexpr int kWidth = T::kWidth;
   constexpr int kColumns = V * P;
@@ -138,8 +145,8 @@ void tile(const TileWork& work) {
   }
   const float* a = work.a;
   const int64_t a_step = work.a_step;
-  const float* b = work.b;
-  const float* next_b = work.next_b;
+  const Stored* b = work.b;
+  const Stored* next_b = work.next_b;
   for (int64_t k = 0; k < work.depth; ++k) {
     Vector w[kColumns];
 #pragma GCC unroll 4
@@ -170,35 +177,52 @@ void tile(const TileWork& work) {
   }
 }
 
-using Tile = void (*)(const TileWork&);
+template <class Stored>
+using Tile = void (*)(const TileWork<Stored>&);
 
 /// Panels that one to three rows take at a time: eight chains or more, enough to hide an FMA's latency.
 constexpr int64_t wide_panels(int64_t rows) {
   return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 }
 
+/// Tiles of up to kMost rows.
+template <class Stored, int kMost>
 struct TileTable {
-  Tile half[kRows], one[kRows], two[kRows];  // [rows - 1]: panels of kHalf, kLanes, kPanel columns
-  Tile wide[3] = {tile<Whole, 1, 2, wide_panels(1)>, tile<Whole, 2, 2, wide_panels(2)>,
-                  tile<Whole, 3, 2, wide_panels(3)>};
+  using Entry = Tile<Stored>;
+  Entry half[kMost], one[kMost], two[kMost];  // [rows - 1]: panels of kHalf, kLanes, kPanel columns
+  Entry wide[kMost < 3 ? kMost : 3];
 
   template <int R>
   constexpr void fill() {
-    half[R - 1] = tile<Half, R, 1, 1>;
-    one[R - 1] = tile<Whole, R, 1, 1>;
-    two[R - 1] = tile<Whole, R, 2, 1>;
+    half[R - 1] = tile<Half, R, 1, 1, Stored>;
+    one[R - 1] = tile<Whole, R, 1, 1, Stored>;
+    two[R - 1] = tile<Whole, R, 2, 1, Stored>;
+    if constexpr (R <= 3) wide[R - 1] = tile<Whole, R, 2, wide_panels(R), Stored>;
     if constexpr (R > 1) fill<R - 1>();
   }
-  constexpr TileTable() { fill<kRows>(); }
+  constexpr TileTable() { fill<kMost>(); }
 };
 // constexpr: an initialiser that runs at start would run on processors without these instructions.
-constexpr TileTable tiles;
+constexpr TileTable<float, kRows> float_tiles;
+// One row reads every element once. For more of them a slice is widened first, and is floats from then on.
+constexpr TileTable<uint16_t, 1> rounded_tiles;
+
+inline const TileTable<float, kRows>& tiles_of(const float*) {
+  return float_tiles;
+}
+inline const TileTable<uint16_t, 1>& tiles_of(const uint16_t*) {
+  return rounded_tiles;
+}
 
 /// One tile, `width` of whose packed columns are real; at C's right edge it is computed beside C, then
 /// copied.
-void run_tile(int64_t rows, int64_t width, TileWork& work) {
+template <class Stored>
+void run_tile(int64_t rows, int64_t width, TileWork<Stored>& work) {
   const int64_t packed = Panels::packed_width(width);
-  const Tile tile = (packed == kPanel ? tiles.two : packed == kLanes ? tiles.one : tiles.half)[rows - 1];
+  const auto& tiles = tiles_of(work.b);
+  const Tile<Stored> tile = (packed == kPanel   ? tiles.two
+                             : packed == kLanes ? tiles.one
+                                                : tiles.half)[rows - 1];
   if (width == packed) return tile(work);
 
   alignas(64) float buffer[kRows * kPanel];
@@ -393,9 +417,10 @@ struct Fetch {
 };
 
 /// What all tiles of a share have in common.
-inline TileWork tile_work(const GemmBlock& block, int64_t column, int64_t row, int64_t k0, int64_t depth,
-                          const float* a, int64_t a_step, const float* b) {
-  TileWork work;
+template <class Stored>
+inline TileWork<Stored> tile_work(const GemmBlock& block, int64_t column, int64_t row, int64_t k0,
+                                  int64_t depth, const float* a, int64_t a_step, const Stored* b) {
+  TileWork<Stored> work;
   work.depth = depth;
   work.a = a;
   work.a_step = a_step;
@@ -413,7 +438,8 @@ inline TileWork tile_work(const GemmBlock& block, int64_t column, int64_t row, i
 
 /// Few rows: panel by panel, all of A packed beforehand. While one slice of a panel is multiplied the next
 /// one is brought in, a share of it by every tile.
-void multiply_few(const GemmBlock& block, float* scratch) {
+template <class Stored>
+void multiply_few(const GemmBlock& block, const Stored* b, float* scratch) {
   const RowSplit split(block.rows);
   const int64_t depth_step = depth_block(block.depth);
   for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
@@ -427,11 +453,11 @@ void multiply_few(const GemmBlock& block, float* scratch) {
     for (int64_t k0 = 0; k0 < block.depth; k0 += depth_step) {
       const int64_t depth = min(depth_step, block.depth - k0);
       for (int64_t t = 0; t < split.tiles; ++t) {
-        TileWork work = tile_work(block, panels.begin(p), split.begin(t), k0, depth,
-                                  scratch + split.floats(k0) + split.offset(t, depth), split.step,
-                                  block.panels + panels.begin(p) * block.depth + k0 * packed);
+        TileWork<Stored> work = tile_work(block, panels.begin(p), split.begin(t), k0, depth,
+                                          scratch + split.floats(k0) + split.offset(t, depth), split.step,
+                                          b + panels.begin(p) * block.depth + k0 * packed);
         if (wide) {
-          tiles.wide[block.rows - 1](work);
+          tiles_of(b).wide[block.rows - 1](work);
           continue;
         }
         work.next_b_step = packed / split.tiles;
@@ -459,7 +485,7 @@ void multiply_tiles(const GemmBlock& block, int64_t row, const RowSplit& split, 
         in_place ? block.a + k0 * block.a_stride + row + split.begin(t) : a + split.offset(t, depth);
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t width = panels.width(p);
-      TileWork work =
+      TileWork<float> work =
           tile_work(block, panels.begin(p), row + split.begin(t), k0, depth, tile_a, a_step, slice(p));
       if (p + 1 < p1) {
         work.next_b = slice(p + 1);
@@ -515,8 +541,28 @@ inline int64_t packing_rows(int64_t rows, int64_t panels) {
   return panels <= kPanelBlock ? min(rows, kRowBlock) : rows;
 }
 
-/// Many rows, B as it lies: a slice is packed, then all rows pass over it. For weights that changed since
-/// they were last used it saves writing the panels to memory and reading them back.
+/// Panels [p0, p1) of B for depths [k0, k0 + depth), from where it lies.
+void pack_slice(const GemmBlock& block, int64_t k0, int64_t depth, int64_t p0, int64_t p1, float* to) {
+  const Panels panels(block.columns);
+  if (block.rounded_panels == nullptr && !block.b_by_column) {
+    pack_rows(block.b + k0 * block.b_stride, block.b_stride, depth, block.columns, p0, p1, to, depth);
+    return;
+  }
+  for (int64_t p = p0; p < p1; ++p) {
+    float* panel = to + (panels.begin(p) - panels.begin(p0)) * depth;
+    if (block.rounded_panels == nullptr) {
+      pack_panel_transposed(block.b + panels.begin(p) * block.b_stride + k0, block.b_stride, depth,
+                            panels.width(p), panel);
+      continue;
+    }
+    const int64_t packed = panels.packed(p);
+    const uint16_t* from = block.rounded_panels + panels.begin(p) * block.depth + k0 * packed;
+    for (int64_t i = 0; i < depth * packed; i += kHalf) Half::store(panel + i, Half::load(from + i));
+  }
+}
+
+/// Many rows, B as it lies or rounded: a slice is packed, then all rows pass over it. For weights that
+/// changed since they were last used it saves writing the panels to memory and reading them back.
 void multiply_packing(const GemmBlock& block, float* scratch) {
   const int64_t depth_step = depth_block(block.depth);
   const int64_t row_step = packing_rows(block.rows, block.last_panel - block.first_panel);
@@ -526,14 +572,7 @@ void multiply_packing(const GemmBlock& block, float* scratch) {
     const int64_t depth = min(depth_step, block.depth - k0);
     for (int64_t p0 = block.first_panel; p0 < block.last_panel; p0 += kPanelBlock) {
       const int64_t p1 = min(p0 + kPanelBlock, block.last_panel);
-      if (block.b_by_column) {
-        for (int64_t p = p0; p < p1; ++p) {
-          pack_panel_transposed(block.b + panels.begin(p) * block.b_stride + k0, block.b_stride, depth,
-                                panels.width(p), b + (panels.begin(p) - panels.begin(p0)) * depth);
-        }
-      } else {
-        pack_rows(block.b + k0 * block.b_stride, block.b_stride, depth, block.columns, p0, p1, b, depth);
-      }
+      pack_slice(block, k0, depth, p0, p1, b);
       for (int64_t row = 0; row < block.rows; row += row_step) {
         const int64_t rows = min(row_step, block.rows - row);
         const RowSplit split(rows);
@@ -541,7 +580,7 @@ void multiply_packing(const GemmBlock& block, float* scratch) {
         Fetch fetch;
         if (row + rows < block.rows) {
           fetch = Fetch::of_a(block, row + rows, min(row_step, block.rows - row - rows), k0, depth);
-        } else if (p1 < block.last_panel) {
+        } else if (block.rounded_panels == nullptr && p1 < block.last_panel) {
           const int64_t columns = min(kPanelBlock * kPanel, block.columns - panels.begin(p1));
           fetch = Fetch::of_b(block, panels.begin(p1), columns, k0, depth);
         } else if (k0 + depth < block.depth) {
@@ -556,8 +595,11 @@ void multiply_packing(const GemmBlock& block, float* scratch) {
 
 void multiply(const GemmBlock& block, float* scratch) {
   if (block.rows == 0 || block.first_panel == block.last_panel) return;
+  if (block.rounded_panels != nullptr && block.rows == 1) {
+    return multiply_few(block, block.rounded_panels, scratch);
+  }
   if (block.panels == nullptr) return multiply_packing(block, scratch);
-  block.rows <= kFewRows ? multiply_few(block, scratch) : multiply_many(block, scratch);
+  block.rows <= kFewRows ? multiply_few(block, block.panels, scratch) : multiply_many(block, scratch);
 }
 
 }  // namespace

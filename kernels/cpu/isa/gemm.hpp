@@ -10,7 +10,8 @@ struct GemmBlock {
   int64_t a_stride = 0;
   bool a_by_depth = false;
   const float* panels =
-      nullptr;               ///< all of B's panels; or null: B is packed on the way, slice by slice, from
+      nullptr;  ///< all of B's panels; or null: B is packed on the way, slice by slice, from
+  const uint16_t* rounded_panels = nullptr;  ///< its panels of bfloat16, widened on the way, if given; or
   const float* b = nullptr;  ///< B(k, j) = b[k * b_stride + j], or b[j * b_stride + k] when `b_by_column`
   int64_t b_stride = 0;
   bool b_by_column = false;
@@ -36,7 +37,8 @@ struct GemmKernels {
   int64_t (*panel_count)(int64_t columns);
   /// Floats that the panels of a B [depth, columns] take.
   int64_t (*packed_floats)(int64_t depth, int64_t columns);
-  /// Floats of scratch that `multiply` wants for a share of `rows` rows; with `pack_b` B has no panels.
+  /// Floats of scratch that `multiply` wants for a share of `rows` rows; with `pack_b` B has no panels, or
+  /// rounded ones and more than one row passes over them.
   int64_t (*scratch_floats)(int64_t rows, int64_t depth, bool pack_b);
   /// Packs panels [first, last) of B from its transpose: B(k, j) = source[j * stride + k].
   void (*pack_transposed)(const float* source, int64_t stride, int64_t depth, int64_t columns, int64_t first,

@@ -16,7 +16,10 @@ constexpr int kRows = 4;
 #if defined(COPPICE_ISA_avx2)
 /// Two loads a cycle are what these sums wait for: the values of a trip come in one. (Blocks, whose values
 /// share their loads of x, wait for multiply-adds, which such shuffles would only disturb.)
-struct TripValues {
+template <class Stored>
+struct TripValues;
+template <>
+struct TripValues<float> {
   Floats quad;
   explicit TripValues(const float* from) : quad(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(from))) {}
   template <int I>
@@ -24,8 +27,18 @@ struct TripValues {
     return _mm256_permute_ps(quad, I * 0x55);
   }
 };
+template <>
+struct TripValues<uint16_t> {
+  Words quad;
+  explicit TripValues(const uint16_t* from) : quad(load_as<uint64_t>(from) - Words{}) {}
+  template <int I>
+  Floats get() const {
+    return spread_quarter<I>(quad);
+  }
+};
 #else
-using TripValues = SpreadValues<kRows>;
+template <class Stored>
+using TripValues = SpreadValues<kRows, Stored>;
 #endif
 
 /// The column of x (of V registers) that an entry of the block at `x` meets. Offsets count bytes of one
@@ -35,20 +48,21 @@ inline const float* column_at(const float* x, uint16_t offset) {
   return reinterpret_cast<const float*>(reinterpret_cast<const char*>(x) + size_t{offset} * V);
 }
 
-template <int V, int R = 0>
-inline void add_step(const TripValues& values, const uint64_t* offsets, const float* x, Floats (*sum)[V]) {
+template <int V, int R = 0, class Stored>
+inline void add_step(const TripValues<Stored>& values, const uint64_t* offsets, const float* x,
+                     Floats (*sum)[V]) {
   const float* at = column_at<V>(x, static_cast<uint16_t>(offsets[R / 4] >> (R % 4 * 16)));
-  const Floats value = values.get<R>();
+  const Floats value = values.template get<R>();
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) sum[R][v] += value * load_as<Floats>(at + v * kLanes);
-  if constexpr (R + 1 < kRows) add_step<V, R + 1>(values, offsets, x, sum);
+  if constexpr (R + 1 < kRows) add_step<V, R + 1, Stored>(values, offsets, x, sum);
 }
 
-template <int V>
+template <int V, class Stored>
 void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, float* y_tile) {
   constexpr int kWidth = V * kLanes;
   int64_t cell = strip * a.blocks;
-  const float* values = a.values + a.cell_entries[cell];
+  const Stored* values = stored<Stored>(a.values) + a.cell_entries[cell];
   const uint16_t* offsets = a.offsets + a.cell_entries[cell];
   for (int64_t block = 0; block < a.blocks; ++block, ++cell, x += (a.block_columns + 1) * kWidth) {
     for (int64_t g = a.cell_groups[cell]; g < a.cell_groups[cell + 1]; ++g) {
@@ -62,7 +76,7 @@ void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, flo
       for (int trips = a.group_trips[g]; trips > 0; --trips) {
         uint64_t quads[kRows / 4];
         __builtin_memcpy(quads, offsets, sizeof quads);
-        add_step<V>(TripValues(values), quads, x, sum);
+        add_step<V, 0, Stored>(TripValues<Stored>(values), quads, x, sum);
         values += kRows;
         offsets += kRows;
       }
@@ -75,8 +89,16 @@ void multiply_cells(const SellBatchArrays& a, int64_t strip, const float* x, flo
   }
 }
 
+template <class Stored>
+void multiply_width(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width,
+                    float* y_tile) {
+  width == kLanes ? multiply_cells<1, Stored>(a, strip, x_tile, y_tile)
+                  : multiply_cells<2, Stored>(a, strip, x_tile, y_tile);
+}
+
 void multiply(const SellBatchArrays& a, int64_t strip, const float* x_tile, int64_t width, float* y_tile) {
-  width == kLanes ? multiply_cells<1>(a, strip, x_tile, y_tile) : multiply_cells<2>(a, strip, x_tile, y_tile);
+  a.values.rounded != nullptr ? multiply_width<uint16_t>(a, strip, x_tile, width, y_tile)
+                              : multiply_width<float>(a, strip, x_tile, width, y_tile);
 }
 
 }  // namespace

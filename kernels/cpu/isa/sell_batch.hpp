@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/isa/values.hpp"
+
 namespace coppice::cpu {
 
 /// A sparse matrix A as the products with many rows of x read it. Its rows are cut into strips, its columns
@@ -16,7 +18,7 @@ struct SellBatchArrays {
   const int64_t* cell_entries = nullptr;  ///< [cells + 1]: its entries
   const uint16_t* group_trips = nullptr;  ///< [groups]: entries of each of its rows
   const uint16_t* group_rows = nullptr;   ///< [groups][group_rows]: within the strip
-  const float* values = nullptr;          ///< [entries]: in a group [trips][group_rows]
+  Values values;                          ///< [entries]: in a group [trips][group_rows]
   const uint16_t* offsets = nullptr;      ///< [entries]: column within the block * bytes of a register
 };
 

@@ -21,7 +21,8 @@ inline int64_t min(int64_t a, int64_t b) {
 constexpr int64_t kMargin = 64;
 constexpr int64_t kHalves = 2;
 
-inline void prefetch(const float*, const uint8_t*) {}
+template <class Stored>
+inline void prefetch(const Stored*, const uint8_t*) {}
 
 int64_t prepared_floats(int64_t columns) {
   return (columns + kMargin + kLanes - 1) / kLanes * kLanes;
@@ -75,8 +76,9 @@ constexpr int kPlanes = 4;
 
 /// Sixty-four steps ahead: left to itself the processor follows one stream of entries out of memory, or a
 /// third-level cache that others use, at half to a third of what it can read.
-inline void prefetch(const float* values, const uint8_t* indices) {
-  constexpr int kAhead = 64 * kRows, kLine = 16;
+template <class Stored>
+inline void prefetch(const Stored* values, const uint8_t* indices) {
+  constexpr int kAhead = 64 * kRows, kLine = 64 / sizeof(Stored);
 #pragma GCC unroll 2
   for (int i = 0; i < kRows; i += kLine) __builtin_prefetch(values + kAhead + i);
   __builtin_prefetch(indices + kAhead);
@@ -151,7 +153,8 @@ using LargeWindow = BytesWindow<32>;
 
 constexpr int64_t kMargin = 64;
 
-inline void prefetch(const float*, const uint8_t*) {}
+template <class Stored>
+inline void prefetch(const Stored*, const uint8_t*) {}
 
 struct Window {
   static constexpr SellWindows kShape{.columns = kMargin, .steps = 2, .alignment = 16};
@@ -200,9 +203,9 @@ void for_each_vector(int64_t rows, Body body) {
   }
 }
 
-template <class Window>
-void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const float* prepared_x,
-              const float* bias, bool accumulate, float* y) {
+template <class Window, class Stored>
+void multiply_slices(const SellSingleArrays& a, int64_t first, int64_t last, const float* prepared_x,
+                     const float* bias, bool accumulate, float* y) {
   for (int64_t slice = first; slice < last; ++slice) {
     const int64_t row = slice * kRows, rows = min(kRows, a.rows - row);
     Floats sum[kVectors] = {};
@@ -211,7 +214,7 @@ void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const floa
       sum[v] = start_of(y + at, bias != nullptr ? bias + at : nullptr, accumulate, lanes);
     });
     const int64_t first_turn = a.slice_turns[slice], last_turn = a.slice_turns[slice + 1];
-    const float* values = a.values + first_turn * Window::kShape.steps * kRows;
+    const Stored* values = stored<Stored>(a.values) + first_turn * Window::kShape.steps * kRows;
     const uint8_t* indices = a.indices + first_turn * Window::kShape.steps * kRows;
     for (int64_t turn = first_turn; turn < last_turn; ++turn) {
       const Window window(prepared_x, a.columns, a.window_columns[turn]);
@@ -221,13 +224,21 @@ void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const floa
         Floats x[kVectors];
         window.look_up(indices, x);
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sum[v] += load_as<Floats>(values + v * kLanes) * x[v];
+        for (int v = 0; v < kVectors; ++v) sum[v] += load_stored(values + v * kLanes) * x[v];
         values += kRows;
         indices += kRows;
       }
     }
     for_each_vector(rows, [&](int v, auto lanes) { store(y + row + v * kLanes, sum[v], lanes); });
   }
+}
+
+template <class Window>
+void multiply(const SellSingleArrays& a, int64_t first, int64_t last, const float* prepared_x,
+              const float* bias, bool accumulate, float* y) {
+  a.values.rounded != nullptr
+      ? multiply_slices<Window, uint16_t>(a, first, last, prepared_x, bias, accumulate, y)
+      : multiply_slices<Window, float>(a, first, last, prepared_x, bias, accumulate, y);
 }
 
 template <class Window>

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/isa/values.hpp"
+
 namespace coppice::cpu {
 
 /// A sparse matrix A as the product with a single row of x reads it: `kSellSliceRows` neighbouring rows, a
@@ -17,7 +19,7 @@ struct SellSingleArrays {
   /// [turns][steps][kSellSliceRows]: of an entry kSellActive + column within the window, 0 of a row that
   /// waits; the rows' order is the kernels' `places`.
   const uint8_t* indices = nullptr;
-  const float* values = nullptr;  ///< the same in the rows' own order; -0 of a row that waits
+  Values values;  ///< the same in the rows' own order; -0 of a row that waits
 };
 
 constexpr int64_t kSellSliceRows = 32;

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/cpu/isa/values.hpp"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -62,6 +64,41 @@ inline Floats load(const float* from, AllLanes) {
 }
 inline void store(float* to, Floats x, AllLanes) {
   store_as(to, x);
+}
+
+/// A register of stored values: floats as they are; bfloat16, whose bits are the upper half of a float's,
+/// widened.
+inline Floats load_stored(const float* from) {
+  return load_as<Floats>(from);
+}
+inline Floats load_stored(const uint16_t* from) {
+#if defined(COPPICE_ISA_avx512)
+  const auto bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return reinterpret_cast<Floats>(reinterpret_cast<Unsigned>(_mm512_maskz_cvtepu16_epi32(kEvery, bits))
+                                  << 16);
+#elif defined(__AVX2__)
+  const auto bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return reinterpret_cast<Floats>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#elif defined(__x86_64__)
+  const auto bits = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return reinterpret_cast<Floats>(_mm_unpacklo_epi16(_mm_setzero_si128(), bits));
+#else
+  Unsigned bits;
+  for (int i = 0; i < kLanes; ++i) bits[i] = from[i];
+  return reinterpret_cast<Floats>(bits << 16);
+#endif
+}
+
+/// The values that are there of a type.
+inline const float* of_type(const Values& values, const float*) {
+  return values.floats;
+}
+inline const uint16_t* of_type(const Values& values, const uint16_t*) {
+  return values.rounded;
+}
+template <class Stored>
+inline const Stored* stored(const Values& values) {
+  return of_type(values, static_cast<const Stored*>(nullptr));
 }
 
 inline Ints lane_numbers() {
@@ -196,8 +233,11 @@ inline double sum_of_lanes(Doubles x) {
 /// N neighbours in memory (N a multiple of 4), each to be had in all lanes. With AVX-512 a broadcast from
 /// memory costs a whole load of a register, of which a processor does one or two a cycle: four values a load
 /// instead, spread by shuffles, which other units do.
+template <int N, class Stored>
+struct SpreadValues;
+
 template <int N>
-struct SpreadValues {
+struct SpreadValues<N, float> {
 #if defined(COPPICE_ISA_avx512)
   Floats quads[N / 4];
   explicit SpreadValues(const float* from) {
@@ -216,6 +256,45 @@ struct SpreadValues {
   template <int I>
   Floats get() const {
     return broadcast(values[I]);
+  }
+#endif
+};
+
+#if defined(__AVX2__)
+/// Of four neighbours in every 64 bits of a register, the number I in all lanes, widened.
+template <int I>
+inline Floats spread_quarter(Words quads) {
+  constexpr int kBytes = (2 * I + 1) << 24 | 2 * I << 16 | 0x8080;  // 0x80: a zero
+#if defined(COPPICE_ISA_avx512)
+  return reinterpret_cast<Floats>(_mm512_maskz_shuffle_epi8(~__mmask64{0}, reinterpret_cast<__m512i>(quads),
+                                                            reinterpret_cast<__m512i>(kBytes + Ints{})));
+#else
+  return reinterpret_cast<Floats>(
+      _mm256_shuffle_epi8(reinterpret_cast<__m256i>(quads), reinterpret_cast<__m256i>(kBytes + Ints{})));
+#endif
+}
+#endif
+
+/// With AVX-512 four values a load as well, else two, for which no shuffle is needed.
+template <int N>
+struct SpreadValues<N, uint16_t> {
+#if defined(COPPICE_ISA_avx512)
+  Words quads[N / 4];
+  explicit SpreadValues(const uint16_t* from) {
+#pragma GCC unroll 4
+    for (int q = 0; q < N / 4; ++q) quads[q] = load_as<uint64_t>(from + 4 * q) - Words{};
+  }
+  template <int I>
+  Floats get() const {
+    return spread_quarter<I % 4>(quads[I / 4]);
+  }
+#else
+  const uint16_t* values;
+  explicit SpreadValues(const uint16_t* from) : values(from) {}
+  template <int I>
+  Floats get() const {
+    const Unsigned pair = load_as<uint32_t>(values + I / 2 * 2) - Unsigned{};
+    return reinterpret_cast<Floats>(I % 2 == 0 ? pair << 16 : pair & 0xffff'0000u);
   }
 #endif
 };

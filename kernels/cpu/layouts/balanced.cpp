@@ -43,7 +43,7 @@ MatrixView<const float> check_balance(MatrixView<const float> values) {
 
 }  // namespace
 
-BalancedWeight::BalancedWeight(const CpuContext& context, MatrixView<const float> values)
-    : SellWeight(context, check_balance(values)) {}
+BalancedWeight::BalancedWeight(const CpuContext& context, MatrixView<const float> values, DType type)
+    : SellWeight(context, check_balance(values), type) {}
 
 }  // namespace coppice::cpu

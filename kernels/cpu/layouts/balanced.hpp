@@ -10,7 +10,7 @@ namespace coppice::cpu {
 /// Throws Error(bad_input) where W is not of that pattern (a kept value in a thousand may be zero).
 class BalancedWeight final : public SellWeight {
  public:
-  BalancedWeight(const CpuContext& context, MatrixView<const float> values);
+  BalancedWeight(const CpuContext& context, MatrixView<const float> values, DType type);
 
   std::string_view layout() const override { return "balanced"; }
 };

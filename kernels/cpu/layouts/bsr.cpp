@@ -43,12 +43,13 @@ int64_t find_height(MatrixView<const float> values) {
 
 }  // namespace
 
-BsrWeight::BsrWeight(const CpuContext& context, MatrixView<const float> values)
-    : CpuWeight(values.rows, values.cols, values.device),
+BsrWeight::BsrWeight(const CpuContext& context, MatrixView<const float> values, DType type)
+    : CpuWeight(values.rows, values.cols, values.device, type),
       context_(context),
       kernels_(COPPICE_KERNELS(context.isa, bsr_kernels)),
       tiles_(context.isa),
-      height_(find_height(values)) {
+      height_(find_height(values)),
+      values_(type) {
   if (values.cols > std::numeric_limits<int32_t>::max()) {
     bad_input("layout bsr: a weight of [{}, {}] needs column numbers beyond 31 bits", values.rows,
               values.cols);
@@ -82,8 +83,8 @@ BsrWeight::BsrWeight(const CpuContext& context, MatrixView<const float> values)
 
 int64_t BsrWeight::bytes() const {
   return static_cast<int64_t>(block_offsets_.size() * sizeof(int64_t) +
-                              (col_indices_.size() + by_length_.size()) * sizeof(int32_t) +
-                              values_.size() * sizeof(float));
+                              (col_indices_.size() + by_length_.size()) * sizeof(int32_t)) +
+         values_.bytes();
 }
 
 BsrArrays BsrWeight::arrays() const {
@@ -92,7 +93,7 @@ BsrArrays BsrWeight::arrays() const {
   a.rows = out();
   a.block_offsets = block_offsets_.data();
   a.col_indices = col_indices_.data();
-  a.values = values_.data();
+  a.values = values_.view();
   a.by_length = by_length_.data();
   return a;
 }
@@ -111,12 +112,12 @@ void BsrWeight::for_each_entry(Body body) const {
 
 CompressedRows BsrWeight::compressed_rows() const {
   return compress_entries(out(), in(), nonzeros_, [&](auto body) {
-    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
+    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_.get(entry)); });
   });
 }
 
 void BsrWeight::refresh_impl(MatrixView<const float> values) {
-  for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_[entry] = values.row(row)[col]; });
+  for_each_entry([&](int64_t row, int64_t col, size_t entry) { values_.set(entry, values.row(row)[col]); });
   if (transposed_) transposed_->refresh({values.data, 1, values.stride});
 }
 
@@ -156,7 +157,7 @@ void BsrWeight::multiply_rows(const float* x, int64_t ldx, int64_t rows, float* 
 }
 
 void BsrWeight::prepare_transposed(int64_t n) {
-  if (!transposed_) transposed_.emplace(context_, compressed_rows().transposed());
+  if (!transposed_) transposed_.emplace(context_, compressed_rows().transposed(), value_type());
   transposed_->prepare(n);
 }
 

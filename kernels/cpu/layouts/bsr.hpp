@@ -8,6 +8,7 @@
 #include "kernels/cpu/layouts/batch_tiles.hpp"
 #include "kernels/cpu/layouts/sampled_product.hpp"
 #include "kernels/cpu/layouts/sell.hpp"
+#include "kernels/cpu/layouts/stored_values.hpp"
 #include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
@@ -18,7 +19,7 @@ namespace coppice::cpu {
 /// and the gradient, which are asked for in training alone, go through sliced forms.
 class BsrWeight final : public CpuWeight {
  public:
-  BsrWeight(const CpuContext& context, MatrixView<const float> values);
+  BsrWeight(const CpuContext& context, MatrixView<const float> values, DType type);
 
   std::string_view layout() const override { return "bsr"; }
   int64_t nonzeros() const override { return nonzeros_; }
@@ -56,7 +57,7 @@ class BsrWeight final : public CpuWeight {
   std::vector<int64_t> block_offsets_{0};
   std::vector<int32_t> by_length_;
   LargeVector<int32_t> col_indices_;
-  LargeVector<float> values_;
+  StoredValues values_;
   std::optional<SellMatrix> transposed_;    // of Wᵀ, from the first dy·W on
   std::optional<SampledProduct> gradient_;  // from the first gradient on
 };

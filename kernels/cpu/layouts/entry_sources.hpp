@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/cpu/layouts/compressed_rows.hpp"
+#include "kernels/cpu/layouts/stored_values.hpp"
 #include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
@@ -15,7 +16,7 @@ class EntrySources {
  public:
   /// for_each_entry(body) calls body(row, column, entry) for all but the padding, which stays as it is.
   template <class ForEachEntry>
-  void take(const DenseValues& from, LargeVector<float>& values, int threads, ForEachEntry for_each_entry) {
+  void take(const DenseValues& from, StoredValues& values, int threads, ForEachEntry for_each_entry) {
     if (!fits(from, values.size())) {
       sources_.assign(values.size(), kPadding);
       largest_ = 0;
@@ -28,7 +29,7 @@ class EntrySources {
       col_step_ = from.col_step;
     }
     if (largest_ < kPadding) return gather(from.data, values, threads);
-    for_each_entry([&](int64_t row, int64_t col, size_t entry) { values[entry] = from.at(row, col); });
+    for_each_entry([&](int64_t row, int64_t col, size_t entry) { values.set(entry, from.at(row, col)); });
   }
 
  private:
@@ -37,7 +38,7 @@ class EntrySources {
   bool fits(const DenseValues& from, size_t entries) const {
     return sources_.size() == entries && row_step_ == from.row_step && col_step_ == from.col_step;
   }
-  void gather(const float* from, LargeVector<float>& values, int threads) const;
+  void gather(const float* from, StoredValues& values, int threads) const;
 
   LargeVector<uint32_t> sources_;
   int64_t row_step_ = 0, col_step_ = 0, largest_ = 0;

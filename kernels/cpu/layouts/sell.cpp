@@ -12,11 +12,14 @@ constexpr int64_t kManyRows = std::numeric_limits<int64_t>::max();
 
 }  // namespace
 
-SellMatrix::SellMatrix(const CpuContext& context, CompressedRows matrix)
-    : context_(context), nonzeros_(matrix.nonzeros()), source_(std::move(matrix)) {}
+SellMatrix::SellMatrix(const CpuContext& context, CompressedRows matrix, DType values)
+    : context_(context), values_(values), nonzeros_(matrix.nonzeros()), source_(std::move(matrix)) {
+  if (values_ != DType::bf16) return;
+  for (float& value : source_->values) value = bfloat16_to_float(float_to_bfloat16(value));
+}
 
 int64_t SellMatrix::bytes() const {
-  if (source_) return nonzeros_ * 6;
+  if (source_) return nonzeros_ * (2 + size_of(values_));
   return (batch_ ? batch_->bytes() : 0) + (single_ ? single_->bytes() : 0);
 }
 
@@ -31,16 +34,17 @@ void SellMatrix::refresh(const DenseValues& values) {
   for (int64_t r = 0; r < source_->rows; ++r) {
     for (auto p = static_cast<size_t>(source_->row_offsets[static_cast<size_t>(r)]);
          p < static_cast<size_t>(source_->row_offsets[static_cast<size_t>(r) + 1]); ++p) {
-      source_->values[p] = values.at(r, source_->col_indices[p]);
+      const float value = values.at(r, source_->col_indices[p]);
+      source_->values[p] = values_ == DType::bf16 ? bfloat16_to_float(float_to_bfloat16(value)) : value;
     }
   }
 }
 
 void SellMatrix::prepare(int64_t n) {
   if (n <= kFewRows && !single_) {
-    single_ = std::make_unique<SellSingle>(context_, source_ ? *source_ : batch_->compressed_rows());
+    single_ = std::make_unique<SellSingle>(context_, source_ ? *source_ : batch_->compressed_rows(), values_);
   } else if (n > kFewRows && !batch_) {
-    batch_ = std::make_unique<SellBatch>(context_, source_ ? *source_ : single_->compressed_rows());
+    batch_ = std::make_unique<SellBatch>(context_, source_ ? *source_ : single_->compressed_rows(), values_);
   }
   source_.reset();
 }
@@ -55,10 +59,10 @@ void SellMatrix::multiply(const float* x, int64_t x_stride, int64_t n, const flo
   }
 }
 
-SellWeight::SellWeight(const CpuContext& context, MatrixView<const float> values)
-    : CpuWeight(values.rows, values.cols, values.device),
+SellWeight::SellWeight(const CpuContext& context, MatrixView<const float> values, DType type)
+    : CpuWeight(values.rows, values.cols, values.device, type),
       context_(context),
-      forward_(context, compress_rows(values)) {}
+      forward_(context, compress_rows(values), type) {}
 
 void SellWeight::refresh_impl(MatrixView<const float> values) {
   forward_.refresh({values.data, values.stride, 1});
@@ -66,7 +70,7 @@ void SellWeight::refresh_impl(MatrixView<const float> values) {
 }
 
 void SellWeight::prepare_transposed(int64_t n) {
-  if (!transposed_) transposed_.emplace(context_, forward_.compressed_rows().transposed());
+  if (!transposed_) transposed_.emplace(context_, forward_.compressed_rows().transposed(), value_type());
   transposed_->prepare(n);
 }
 

@@ -15,7 +15,7 @@ namespace coppice::cpu {
 /// holds no more than what is used.
 class SellMatrix {
  public:
-  SellMatrix(const CpuContext& context, CompressedRows matrix);
+  SellMatrix(const CpuContext& context, CompressedRows matrix, DType values);
 
   int64_t nonzeros() const { return nonzeros_; }
   /// Of the forms that are there; before the first product, about what one will take.
@@ -31,6 +31,7 @@ class SellMatrix {
 
  private:
   CpuContext context_;
+  DType values_;
   int64_t nonzeros_;
   std::optional<CompressedRows> source_;  // until a form is made
   std::unique_ptr<SellBatch> batch_;
@@ -42,7 +43,7 @@ class SellMatrix {
 /// dy·W goes through the forms of Wᵀ, and the gradient at the nonzeros has the dense gradient's bits too.
 class SellWeight : public CpuWeight {
  public:
-  SellWeight(const CpuContext& context, MatrixView<const float> values);
+  SellWeight(const CpuContext& context, MatrixView<const float> values, DType type);
 
   std::string_view layout() const override { return "sell"; }
   int64_t nonzeros() const override { return forward_.nonzeros(); }

@@ -18,14 +18,15 @@ int64_t choose_block_columns(int64_t lanes, int64_t rows, int64_t cols, int64_t 
 
 }  // namespace
 
-SellBatch::SellBatch(const CpuContext& context, const CompressedRows& matrix)
+SellBatch::SellBatch(const CpuContext& context, const CompressedRows& matrix, DType values)
     : kernels_(COPPICE_KERNELS(context.isa, sell_batch_kernels)),
       tiles_(context.isa),
       rows_(matrix.rows),
       cols_(matrix.cols),
       nonzeros_(matrix.nonzeros()),
       block_columns_(choose_block_columns(tiles_.lanes(), rows_, cols_, nonzeros_)),
-      blocks_((cols_ + block_columns_ - 1) / block_columns_) {
+      blocks_((cols_ + block_columns_ - 1) / block_columns_),
+      values_(values) {
   const auto step = static_cast<uint16_t>(tiles_.lanes() * static_cast<int64_t>(sizeof(float)));
   const auto height = static_cast<size_t>(kernels_.group_rows);
   const auto zero_column = static_cast<uint16_t>(block_columns_ * step);
@@ -61,7 +62,7 @@ SellBatch::SellBatch(const CpuContext& context, const CompressedRows& matrix)
           group_rows_.push_back(r);
           for (size_t t = 0; t < static_cast<size_t>(length[r]); ++t) {
             const size_t p = static_cast<size_t>(begin[r]) + t;
-            values_[first + t * height + i] = matrix.values[p];
+            values_.set(first + t * height + i, matrix.values[p]);
             const int64_t column = matrix.col_indices[p] - block * block_columns_;
             offsets_[first + t * height + i] = static_cast<uint16_t>(column * step);
           }
@@ -83,7 +84,7 @@ SellBatchArrays SellBatch::arrays() const {
   a.cell_entries = cell_entries_.data();
   a.group_trips = group_trips_.data();
   a.group_rows = group_rows_.data();
-  a.values = values_.data();
+  a.values = values_.view();
   a.offsets = offsets_.data();
   return a;
 }
@@ -91,8 +92,8 @@ SellBatchArrays SellBatch::arrays() const {
 int64_t SellBatch::bytes() const {
   return static_cast<int64_t>((cell_groups_.size() + cell_entries_.size()) * sizeof(int64_t) +
                               (group_trips_.size() + group_rows_.size() + offsets_.size()) *
-                                  sizeof(uint16_t) +
-                              values_.size() * sizeof(float));
+                                  sizeof(uint16_t)) +
+         values_.bytes();
 }
 
 template <class Body>
@@ -121,7 +122,7 @@ void SellBatch::refresh(const DenseValues& values, int threads) {
 
 CompressedRows SellBatch::compressed_rows() const {
   return compress_entries(rows_, cols_, nonzeros_, [&](auto body) {
-    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
+    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_.get(entry)); });
   });
 }
 

@@ -7,16 +7,17 @@
 #include "kernels/cpu/layouts/batch_tiles.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
 #include "kernels/cpu/layouts/entry_sources.hpp"
+#include "kernels/cpu/layouts/stored_values.hpp"
 #include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
 
 /// A sparse matrix A for products with many rows of x: sliced ELLPACK (Kreutzer et al. 2014, SELL-C-σ) in
-/// blocks of columns, as kernels/cpu/isa/sell_batch.hpp describes it. 6 bytes a nonzero and about one in
-/// fifty more; offsets fit 16 bits because they count within a block.
+/// blocks of columns, as kernels/cpu/isa/sell_batch.hpp describes it. 6 bytes a nonzero, 4 with bfloat16
+/// values, and about one in fifty more; offsets fit 16 bits because they count within a block.
 class SellBatch {
  public:
-  SellBatch(const CpuContext& context, const CompressedRows& matrix);
+  SellBatch(const CpuContext& context, const CompressedRows& matrix, DType values);
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
@@ -43,7 +44,7 @@ class SellBatch {
   std::vector<int64_t> cell_groups_{0}, cell_entries_{0};
   std::vector<uint16_t> group_trips_, group_rows_;
   LargeVector<uint16_t> offsets_;
-  LargeVector<float> values_;
+  StoredValues values_;
   EntrySources sources_;
 };
 

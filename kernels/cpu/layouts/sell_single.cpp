@@ -20,11 +20,12 @@ const SellSingleKernels& kernels_for(const CpuContext& context, const Compressed
 
 }  // namespace
 
-SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix)
+SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix, DType values)
     : kernels_(kernels_for(context, matrix)),
       rows_(matrix.rows),
       cols_(matrix.cols),
-      nonzeros_(matrix.nonzeros()) {
+      nonzeros_(matrix.nonzeros()),
+      values_(values) {
   constexpr int64_t kDone = std::numeric_limits<int64_t>::max();
   const SellWindows& geometry = kernels_.windows;
   int64_t turns = 0;
@@ -51,7 +52,7 @@ SellSingle::SellSingle(const CpuContext& context, const CompressedRows& matrix)
         for (size_t i = 0; i < kSellSliceRows; ++i) {
           if (column(i) >= window + geometry.columns) continue;
           indices_[first + kernels_.places[i]] = static_cast<uint8_t>(kSellActive + (column(i) - window));
-          values_[first + i] = matrix.values[static_cast<size_t>(next[i]++)];
+          values_.set(first + i, matrix.values[static_cast<size_t>(next[i]++)]);
         }
       }
       ++turns;
@@ -69,13 +70,14 @@ SellSingleArrays SellSingle::arrays() const {
   a.slice_turns = slice_turns_.data();
   a.window_columns = window_columns_.data();
   a.indices = indices_.data();
-  a.values = values_.data();
+  a.values = values_.view();
   return a;
 }
 
 int64_t SellSingle::bytes() const {
   return static_cast<int64_t>(slice_turns_.size() * sizeof(int64_t) + indices_.size() +
-                              window_columns_.size() * sizeof(int32_t) + values_.size() * sizeof(float));
+                              window_columns_.size() * sizeof(int32_t)) +
+         values_.bytes();
 }
 
 template <class Body>
@@ -102,7 +104,7 @@ void SellSingle::refresh(const DenseValues& values, int threads) {
 
 CompressedRows SellSingle::compressed_rows() const {
   return compress_entries(rows_, cols_, nonzeros_, [&](auto body) {
-    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_[entry]); });
+    for_each_entry([&](int64_t row, int64_t col, size_t entry) { body(row, col, values_.get(entry)); });
   });
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/cpu/isa/sell_single.hpp"
 #include "kernels/cpu/layouts/compressed_rows.hpp"
 #include "kernels/cpu/layouts/entry_sources.hpp"
+#include "kernels/cpu/layouts/stored_values.hpp"
 #include "kernels/cpu/memory.hpp"
 
 namespace coppice::cpu {
@@ -16,7 +17,7 @@ namespace coppice::cpu {
 /// (simulated, not counted here).
 class SellSingle {
  public:
-  SellSingle(const CpuContext& context, const CompressedRows& matrix);
+  SellSingle(const CpuContext& context, const CompressedRows& matrix, DType values);
 
   int64_t bytes() const;
 
@@ -38,7 +39,7 @@ class SellSingle {
   std::vector<int64_t> slice_turns_{0};
   LargeVector<int32_t> window_columns_;
   LargeVector<uint8_t> indices_;
-  LargeVector<float> values_;
+  StoredValues values_;
   EntrySources sources_;
 };
 
