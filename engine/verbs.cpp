@@ -73,6 +73,7 @@ EvaluateReport evaluate_model(const fs::path& model, const EvaluateOptions& eval
     LayoutPolicy policy = evaluate_options.layout;
     policy.measured = options.measured;
     policy.batch = data.batch_size;
+    policy.values = find_value_type("values", evaluate_options.values);
     network->use_layout(policy);
   }
   const std::unique_ptr<BatchSource> source =

@@ -43,7 +43,8 @@ struct EvaluateOptions {
   std::filesystem::path data;  // a file; empty: the held-out split of `recipe`
   bool sparse = false;         // run in `layout`, each matrix where that takes less memory than dense
   std::string layout = "auto";
-  int64_t batch_size = 0;  // 0: as the model was trained
+  std::string values = "fp32";  // or "bf16": the matrices rounded; of a sparse run
+  int64_t batch_size = 0;       // 0: as the model was trained
   int64_t steps = 0;
   std::string device = "auto";
   int64_t threads = 0;

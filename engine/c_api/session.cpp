@@ -40,6 +40,7 @@ coppice_status coppice_session_open(const char* model, int64_t streams, const ch
     coppice::LayoutCache measured;
     if (given.take_flag("measured")) measured = coppice::LayoutCache::read(coppice::layout_cache_file());
     session_options.measured = &measured;
+    session_options.values = coppice::find_value_type("option values", given.take_or("values", "fp32"));
     const coppice::Recipe recipe = given.recipe("");
     std::unique_ptr<coppice::Backend> backend =
         coppice::open_backend(recipe.device, coppice::backend_options(recipe));

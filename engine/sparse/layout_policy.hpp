@@ -25,7 +25,13 @@ struct LayoutPolicy {
   /// What "auto" goes by where it knows the matrix; null: nothing is known.
   const LayoutCache* measured = nullptr;
   int64_t batch = 1;  // rows of x that a step multiplies
+  /// bf16: every matrix is rounded, the dense ones too (Weight::value_type). Only on request, for it changes
+  /// results; a measurement of float values then chooses nothing.
+  DType values = DType::f32;
 };
+
+/// "fp32" or "bf16", as a key or option named `key` gives it; throws Error(bad_input) for anything else.
+DType find_value_type(std::string_view key, std::string_view name);
 
 /// What a backend's measurements are filed under.
 MeasuredOn measured_on(const Backend& backend);

@@ -26,7 +26,7 @@ Buffer upload(Backend& backend, std::span<const float> values, std::string_view 
 
 struct Session::Matrix {
   std::string name;
-  Buffer values;  // what a dense weight refers to; a sparse layout owns its nonzeros
+  Buffer values;  // what a dense weight of floats refers to; all others own their values
   std::unique_ptr<Weight> weight;
 };
 
@@ -72,12 +72,14 @@ Session::Matrix Session::make_matrix(const Segment& segment, std::span<const flo
   policy.tensors = options_.layouts;
   policy.measured = options_.measured;
   policy.batch = options_.streams;
+  policy.values = options_.values;
   Matrix matrix;
   matrix.name = segment.name;
   matrix.values = upload(*backend_, values, segment.name);
   matrix.weight = make_weight(*backend_, policy, segment.name,
                               matrix.values.matrix<const float>(segment.rows(), segment.cols()));
-  if (matrix.weight->layout() != "dense") matrix.values = Buffer();
+  const bool refers = matrix.weight->layout() == "dense" && matrix.weight->value_type() == DType::f32;
+  if (!refers) matrix.values = Buffer();
   return matrix;
 }
 

@@ -22,6 +22,8 @@ struct SessionOptions {
   std::map<std::string, std::string, std::less<>> layouts{};
   /// What the layout "auto" goes by (engine/sparse/layout_policy.hpp); read while the session is opened.
   const LayoutCache* measured = nullptr;
+  /// bf16: the recurrent and decoder matrices rounded, to half the bytes a value; on a processor alone.
+  DType values = DType::f32;
 };
 
 /// A model that runs, without a store: no gradients, no masks, and of a matrix in a sparse layout no dense

@@ -373,7 +373,8 @@ typedef struct coppice_session coppice_session;
 /* Opens a model's folder, dense or sparse. Options: "layout=csr" (any of coppice_matrix_layouts; default
  * auto: what serves the device best, of each matrix where that takes less memory than dense); "measured=true"
  * (auto goes by what `coppice bench` measured on this machine; the bits stay the same; default false: no file
- * but the model's is read). Free with coppice_session_close. */
+ * but the model's is read); "values=bf16" (the matrices rounded to bfloat16, half the bytes, sums in float32 as
+ * ever; results change by the rounding; on a processor; default fp32). Free with coppice_session_close. */
 COPPICE_API coppice_status coppice_session_open(const char* model, int64_t streams,
                                                 const char* const* options, size_t option_count,
                                                 coppice_session** session);

@@ -99,6 +99,13 @@ TEST_F(CInterface, RunsPrunesAndSteps) {
   EXPECT_THROW(one.step(std::vector<int32_t>{static_cast<int32_t>(one.outputs())}), coppice_api::Error);
   EXPECT_THROW(one.step(std::vector<float>{}), coppice_api::Error);
 
+  coppice_api::Session rounded(at("run/retrained"), 1, {"layout=dense", "values=bf16"});
+  EXPECT_LT(rounded.weight_bytes(), dense.weight_bytes());
+  const std::vector<float> near = rounded.step(std::vector<int32_t>{3});
+  EXPECT_NE(near, first);
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_NEAR(near[i], first[i], 0.1);
+  EXPECT_THROW(coppice_api::Session(at("run/retrained"), 1, {"values=f16"}), coppice_api::Error);
+
   // Ids and their words; a stream of its own starts anew.
   for (int32_t id = 0; id < one.outputs(); ++id) EXPECT_EQ(one.id(one.token(id)), id);
   EXPECT_THROW(one.token(static_cast<int32_t>(one.outputs())), coppice_api::Error);

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <random>
+#include <span>
 
 #include "engine/builtins.hpp"
 #include "engine/sparse/session.hpp"
@@ -187,6 +189,34 @@ TEST(Session, FromAFolderWithALayoutForEachMatrix) {
     expect_close("sparse", sparse.step(ids), expected, 1e-6);
     expect_close("mixed", mixed.step(ids), expected, 1e-6);
   }
+}
+
+// The layouts that round give the same bits, which are near those of the floats and not they.
+TEST(Session, MatricesMayBeRounded) {
+  const Case c = model("gru");
+  const auto backend = open_test_backend();
+  Network network(*backend, c.config, c.data);
+  network.initialise(5);
+  prune(network);
+  if (backend->device().type != Device::Type::cpu) {
+    EXPECT_THROW(Session(network, {.values = DType::bf16}), Error);
+    return;
+  }
+  Session floats(network, {.layout = "sell"});
+  Session dense(network, {.values = DType::bf16}), sparse(network, {.layout = "sell", .values = DType::bf16});
+  EXPECT_EQ(sparse.layout("rnn.weight_hh_l0"), "sell");
+  EXPECT_THROW(Session(network, {.layout = "csr", .values = DType::bf16}), Error);
+  for (const int32_t id : {3, 22, 0}) {
+    const std::vector<int32_t> ids = {id};
+    const std::span<const float> found = sparse.step(ids), expected = dense.step(ids),
+                                 exact = floats.step(ids);
+    EXPECT_TRUE(std::ranges::equal(found, expected));
+    EXPECT_FALSE(std::ranges::equal(found, exact));
+    expect_close("rounded", found, exact, 0.02);
+  }
+  EXPECT_LT(sparse.weight_bytes(), floats.weight_bytes());
+  Session floats_dense(network);
+  EXPECT_LT(dense.weight_bytes(), floats_dense.weight_bytes());
 }
 
 TEST(Session, AMatrixThatNothingWasCutFromStaysDense) {

@@ -26,6 +26,13 @@ void add_eval(CLI::App& program) {
       ->needs("--sparse")
       ->type_name("NAME")
       ->capture_default_str();
+  verb.add_option("--values", options->evaluate.values,
+                  "fp32, or bf16: the matrices rounded, half the bytes (a processor's dense, sell, bsr, "
+                  "balanced); with --sparse")
+      ->needs("--sparse")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->type_name("TYPE")
+      ->capture_default_str();
   verb.add_option("--batch-size", options->evaluate.batch_size, "0: as the model was trained")
       ->check(CLI::NonNegativeNumber)
       ->type_name("B");
