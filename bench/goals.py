@@ -38,8 +38,15 @@ BREAK_EVEN = (0.2, 0.3, 0.4, 0.5)
 
 
 class Table:
+    """Prints each row as soon as it is measured: what was found stays when the rest is interrupted."""
+
     def __init__(self):
-        self.rows = []
+        self.write("", "sparsity", "goal", "measured", "of the ceiling", "against", "")
+        print("|" + "---|" * 7, flush=True)
+
+    @staticmethod
+    def write(*row):
+        print("| " + " | ".join(row) + " |", flush=True)
 
     def add(self, what, sparsity, goal, measured, share="", against="", at_most=False):
         if goal is None:
@@ -48,12 +55,7 @@ class Table:
             met = measured <= goal if at_most else measured >= goal
             verdict = "met" if met else "missed"
         goal_text = "" if goal is None else ("<= " if at_most else ">= ") + f"{goal:g}"
-        self.rows.append((what, sparsity, goal_text, f"{measured:.3g}", share, against, verdict))
-
-    def markdown(self):
-        head = ("", "sparsity", "goal", "measured", "of the ceiling", "against", "")
-        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in self.rows])
+        self.write(what, sparsity, goal_text, f"{measured:.3g}", share, against, verdict)
 
 
 def percent(sparsity):
@@ -231,7 +233,6 @@ def main():
         retraining(options, table)
     if "file" in rows:
         files(options, table)
-    print(table.markdown())
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ class Backend {
   virtual std::string_view sparse_layout() const = 0;
   /// Its products give, for finite inputs, the bits of the dense product of the same matrix.
   virtual bool gives_dense_bits(std::string_view layout) const { return layout == "dense"; }
+  /// Its weights can hold values of the type (make_weight).
+  virtual bool stores(std::string_view /*layout*/, DType type) const { return type == DType::f32; }
   /// A layout's name, or what "auto" stands for on this device.
   std::string_view layout_of(std::string_view name) const { return name == "auto" ? sparse_layout() : name; }
 

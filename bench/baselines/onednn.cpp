@@ -1,15 +1,17 @@
-// oneDNN's matmul with weights in the form that it asks for: packed once, as ours are.
+// oneDNN's matmul with weights in the form that it asks for: packed once, as ours are. With the argument
+// "bf16" x and weights are bfloat16, the result float32.
 
 #include <fmt/format.h>
 
 #include <dnnl.hpp>
+#include <string_view>
 
 #include "bench/baselines/protocol.hpp"
 
 namespace coppice::bench {
 namespace {
 
-Prepared prepare(Problem& problem) {
+Prepared prepare(Problem& problem, dnnl::memory::data_type type) {
   using dnnl::memory;
   struct State {
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
@@ -19,10 +21,11 @@ Prepared prepare(Problem& problem) {
   };
   auto state = std::make_shared<State>();
   const auto f32 = memory::data_type::f32;
-  const memory::desc x({problem.batch, problem.cols}, f32, memory::format_tag::ab);
+  const memory::desc given_x({problem.batch, problem.cols}, f32, memory::format_tag::ab);
+  const memory::desc x({problem.batch, problem.cols}, type, memory::format_tag::ab);
   const memory::desc y({problem.batch, problem.rows}, f32, memory::format_tag::ab);
   const memory::desc given({problem.cols, problem.rows}, f32, memory::format_tag::ba);
-  const memory::desc any({problem.cols, problem.rows}, f32, memory::format_tag::any);
+  const memory::desc any({problem.cols, problem.rows}, type, memory::format_tag::any);
 #if DNNL_VERSION_MAJOR >= 3
   const dnnl::matmul::primitive_desc form(state->engine, x, any, y);
 #else
@@ -32,7 +35,10 @@ Prepared prepare(Problem& problem) {
   state->w = memory(form.weights_desc(), state->engine);
   dnnl::reorder(source, state->w).execute(state->stream, source, state->w);
   state->stream.wait();
-  state->x = memory(x, state->engine, problem.x.data());
+  memory source_x(given_x, state->engine, problem.x.data());
+  state->x = memory(x, state->engine);
+  dnnl::reorder(source_x, state->x).execute(state->stream, source_x, state->x);
+  state->stream.wait();
   state->y = memory(y, state->engine, problem.y.data());
   state->matmul = dnnl::matmul(form);
   return {[state] {
@@ -49,9 +55,12 @@ Prepared prepare(Problem& problem) {
 }  // namespace
 }  // namespace coppice::bench
 
-int main() {
+int main(int argc, char** argv) {
+  using coppice::bench::Problem;
+  const auto type = argc > 1 && std::string_view(argv[1]) == "bf16" ? dnnl::memory::data_type::bf16
+                                                                    : dnnl::memory::data_type::f32;
   const dnnl_version_t* version = dnnl_version();
   return coppice::bench::serve("oneDNN",
                                fmt::format("{}.{}.{}", version->major, version->minor, version->patch),
-                               coppice::bench::prepare);
+                               [&](Problem& problem) { return coppice::bench::prepare(problem, type); });
 }

@@ -9,6 +9,7 @@
 
 #include "engine/files/input_file.hpp"
 #include "engine/files/strict_json.hpp"
+#include "engine/sparse/layout_policy.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice::bench {
@@ -30,6 +31,7 @@ std::vector<Baseline> read_baselines(const std::filesystem::path& manifest) {
       Baseline baseline;
       baseline.name = entry.at("name");
       baseline.sparse = entry.at("kind") == "sparse";
+      baseline.values = find_value_type(manifest.string() + ": values", entry.value("values", "fp32"));
       baseline.works = entry.at("works").get<std::vector<std::string>>();
       baseline.command = entry.at("command").get<std::vector<std::string>>();
       baseline.environment = entry.value("environment", std::vector<std::string>());
@@ -97,9 +99,11 @@ bool RunningBaseline::prepare(const BaselineProblem& problem, std::string& why) 
     const nlohmann::json& ready = answer.at("ready");
     version_ =
         fmt::format("{} {}", ready.at("library").get<std::string>(), ready.at("version").get<std::string>());
+    // Rounded are its matrix and, of some, its result.
+    const double close = baseline_.values == DType::f32 ? 1e-3 : 2e-2;
     const std::vector<double> probe = ready.value("probe", std::vector<double>());
     for (size_t i = 0; i < std::min(probe.size(), problem.probe.size()); ++i) {
-      if (std::abs(probe[i] - problem.probe[i]) > 1e-3 * std::max(1.0, std::abs(problem.probe[i]))) {
+      if (std::abs(probe[i] - problem.probe[i]) > close * std::max(1.0, std::abs(problem.probe[i]))) {
         why = fmt::format("it computes {} where {} is right", probe[i], problem.probe[i]);
         return false;
       }

@@ -14,7 +14,9 @@ namespace coppice::bench {
 // Other libraries, each in a process of its own, so that this program depends on none of them and no two
 // pools of threads fight. A manifest (baselines.json) says how they are started:
 //   {"baselines": [{"name": "oneDNN", "kind": "dense" | "sparse", "works": ["product", ...],
-//                   "command": ["path", ...], "environment": ["NAME=value"], "unset": ["NAME"]}]}
+//                   "values": "bf16", "command": ["path", ...], "environment": ["NAME=value"],
+//                   "unset": ["NAME"]}]}
+// `values` is fp32 where it isn't there.
 // They answer lines with lines (bench/baselines/protocol.hpp and protocol.py):
 //   {"problem": {work, cell, batch, steps, rows, cols, threads, recurrent: FILE, input: FILE}}
 //     -> {"ready": {"library", "version", "probe": [numbers]}} or {"absent": "why"}
@@ -25,6 +27,7 @@ namespace coppice::bench {
 struct Baseline {
   std::string name;
   bool sparse = false;
+  DType values = DType::f32;  // bf16: it rounds the matrices, and takes part where ours are rounded
   std::vector<std::string> works;
   std::vector<std::string> command, environment, unset;
 };
@@ -54,6 +57,7 @@ class RunningBaseline {
 
   const std::string& name() const { return baseline_.name; }
   bool sparse() const { return baseline_.sparse; }
+  DType values() const { return baseline_.values; }
   bool serves(Work work) const;
   /// Sets the problem up; false where it can't be done, and `why` says why.
   bool prepare(const BaselineProblem& problem, std::string& why);

@@ -71,11 +71,32 @@ struct Matrices {
   fs::path input_file, recurrent_file;
 };
 
+/// Those of ours that take turns in a cell, and what stands of them in the table.
+struct CellContestants {
+  std::vector<std::pair<Entry, std::unique_ptr<CellWeights>>> list;
+
+  void add(Backend& backend, const Candidate& candidate, DType values, const HostMatrix* input,
+           const HostMatrix& recurrent) {
+    auto weights = std::make_unique<CellWeights>(backend, candidate.layout, values, input, recurrent);
+    Entry entry;
+    entry.name = candidate.name;
+    entry.family = candidate.layout == "dense" ? "dense" : std::string(family_of(candidate.pattern));
+    entry.layout = candidate.layout;
+    entry.dense_bits = backend.gives_dense_bits(candidate.layout);
+    entry.density = candidate.layout == "dense" ? 1.0 : recurrent.density();
+    list.emplace_back(std::move(entry), std::move(weights));
+  }
+};
+
 /// The device, its yardstick, who else takes part, and what has been found so far.
 class Bench {
  public:
   Bench(const BenchOptions& options, const RunOptions& run, int64_t cells)
-      : options_(options), run_(run), cells_(cells), began_(wall_seconds()) {
+      : options_(options),
+        values_(find_value_type("values", options.values)),
+        run_(run),
+        cells_(cells),
+        began_(wall_seconds()) {
     std::string note;
     backend_ = open_backend(options.device, {.threads = static_cast<int>(options.threads)}, &note);
     yardstick_ = make_yardstick(*backend_);
@@ -87,6 +108,7 @@ class Bench {
       result_.system = fmt::format("{} {} {}", system.sysname, system.release, system.machine);
     }
     result_.date = utc_now();
+    result_.values = options.values;
     result_.versions = {{"coppice", COPPICE_VERSION}, {"compiler", __VERSION__}};
     if (!note.empty()) result_.notes.push_back(note);
     for (const int64_t batch : options.batch) {
@@ -97,6 +119,7 @@ class Bench {
     if (backend_->device().type != Device::Type::cpu || options.baselines.empty()) return;
     scratch_ = std::make_unique<Scratch>();
     for (Baseline& baseline : read_baselines(options.baselines)) {
+      if (baseline.values != DType::f32 && baseline.values != values_) continue;
       baselines_.push_back(std::make_unique<RunningBaseline>(std::move(baseline), info.threads));
     }
   }
@@ -104,8 +127,21 @@ class Bench {
   Backend& backend() { return *backend_; }
   BenchResult& result() { return result_; }
   const std::vector<int64_t>& batches() const { return options_.batch; }
-  std::vector<Candidate> candidates() const { return candidates_of(backend_->layouts(), options_.layouts); }
+  std::vector<Candidate> candidates() const { return candidates_of(*backend_, options_.layouts, values_); }
   bool has_baselines() const { return !baselines_.empty(); }
+
+  /// Our weights of a candidate, their values of the type that was asked for.
+  void add(CellContestants& ours, const Candidate& candidate, const HostMatrix* input,
+           const HostMatrix& recurrent) const {
+    ours.add(*backend_, candidate, values_, input, recurrent);
+  }
+  /// Our dense: in float32, and rounded too where that was asked for.
+  void add_dense(CellContestants& ours, const HostMatrix* input, const HostMatrix& recurrent) const {
+    ours.add(*backend_, {"dense", "", "dense"}, DType::f32, input, recurrent);
+    if (values_ == DType::f32) return;
+    ours.add(*backend_, {"dense", "", fmt::format("dense {}", to_string(values_))}, values_, input,
+             recurrent);
+  }
 
   void store(Matrices& matrices, const std::string& name) const {
     if (!has_baselines()) return;
@@ -114,7 +150,7 @@ class Bench {
   }
 
   void add_cell(TableCell cell, Work work, coppice::Cell kind, int64_t steps, const Matrices& matrices,
-                const std::vector<std::pair<Entry, CellWeights*>>& ours);
+                const std::vector<const CellContestants*>& ours);
 
   BenchResult finish() {
     if (run_.listener != nullptr) run_.listener->stage_ends("bench", wall_seconds() - began_);
@@ -131,6 +167,7 @@ class Bench {
   }
 
   BenchOptions options_;
+  DType values_;
   const RunOptions& run_;
   int64_t cells_;
   double began_;
@@ -156,19 +193,21 @@ void Bench::tell() {
 }
 
 void Bench::add_cell(TableCell cell, Work work, coppice::Cell kind, int64_t steps, const Matrices& matrices,
-                     const std::vector<std::pair<Entry, CellWeights*>>& ours) {
+                     const std::vector<const CellContestants*>& ours) {
   tell();
   std::vector<Turn> turns;
   std::vector<int64_t> bytes;
   std::vector<double> operations;
-  for (const auto& [entry, weights] : ours) {
-    Contestant contestant = weights->contestant(entry.name, work, kind, cell.batch, steps);
-    cell.entries.push_back(entry);
-    cell.entries.back().version = fmt::format("coppice {}", COPPICE_VERSION);
-    cell.entries.back().bytes = contestant.bytes;
-    turns.push_back(std::move(contestant.turn));
-    bytes.push_back(contestant.bytes);
-    operations.push_back(contestant.operations);
+  for (const CellContestants* some : ours) {
+    for (const auto& [entry, weights] : some->list) {
+      Contestant contestant = weights->contestant(entry.name, work, kind, cell.batch, steps);
+      cell.entries.push_back(entry);
+      cell.entries.back().version = fmt::format("coppice {}", COPPICE_VERSION);
+      cell.entries.back().bytes = contestant.bytes;
+      turns.push_back(std::move(contestant.turn));
+      bytes.push_back(contestant.bytes);
+      operations.push_back(contestant.operations);
+    }
   }
   BaselineProblem problem;
   problem.work = work, problem.cell = kind, problem.batch = cell.batch, problem.steps = steps;
@@ -194,7 +233,7 @@ void Bench::add_cell(TableCell cell, Work work, coppice::Cell kind, int64_t step
     entry.density = baseline->sparse() ? density : 1.0;
     cell.entries.push_back(entry);
     turns.push_back(baseline->turn());
-    bytes.push_back(elements * static_cast<int64_t>(sizeof(float)));
+    bytes.push_back(elements * size_of(baseline->values()));
     operations.push_back(dense_operations * entry.density);
     result_.versions.emplace(entry.name, entry.version);
   }
@@ -217,16 +256,6 @@ void Bench::add_cell(TableCell cell, Work work, coppice::Cell kind, int64_t step
     entry.share = timings[i].median > 0 ? floor / timings[i].median : 0.0;
   }
   result_.cells.push_back(std::move(cell));
-}
-
-Entry entry_of(const Backend& backend, const Candidate& candidate, double density) {
-  Entry entry;
-  entry.name = candidate.name;
-  entry.family = candidate.layout == "dense" ? "dense" : std::string(family_of(candidate.pattern));
-  entry.layout = candidate.layout;
-  entry.dense_bits = backend.gives_dense_bits(candidate.layout);
-  entry.density = density;
-  return entry;
 }
 
 void check_grid(const GridOptions& grid) {
@@ -262,18 +291,16 @@ BenchResult bench_grid(const GridOptions& grid, const RunOptions& options) {
   result.work = to_string(grid.work), result.cell = grid.cell;
   result.steps = grid.work == Work::sequence ? grid.steps : 1;
   const bool both = grid.work != Work::product;
-  const Candidate dense_candidate{"dense", "", "dense"};
   for (const int64_t hidden : grid.hidden) {
     const int64_t rows = gate_count(kind) * hidden;
     const HostMatrix recurrent = random_matrix(rows, hidden, 1);
     std::optional<HostMatrix> input;
     if (both) input = random_matrix(rows, hidden, 2);
-    CellWeights dense(session.backend(), "dense", both ? &*input : nullptr, recurrent);
+    CellContestants dense;
+    session.add_dense(dense, both ? &*input : nullptr, recurrent);
     for (const double sparsity : grid.sparsity) {
       Matrices elements;  // what the baselines get: cut at random, element by element
-      std::vector<std::unique_ptr<CellWeights>> made;
-      std::vector<std::pair<Entry, CellWeights*>> ours = {
-          {entry_of(session.backend(), dense_candidate, 1.0), &dense}};
+      CellContestants sparse;
       std::string pattern;
       Matrices cut;
       for (const Candidate& candidate : candidates) {
@@ -283,9 +310,7 @@ BenchResult bench_grid(const GridOptions& grid, const RunOptions& options) {
           if (both) cut.input = cut_at_random(*input, pattern, sparsity, 4);
           if (pattern == "element" && session.has_baselines()) elements = cut;
         }
-        made.push_back(std::make_unique<CellWeights>(session.backend(), candidate.layout,
-                                                     both ? &*cut.input : nullptr, cut.recurrent));
-        ours.emplace_back(entry_of(session.backend(), candidate, cut.recurrent.density()), made.back().get());
+        session.add(sparse, candidate, both ? &*cut.input : nullptr, cut.recurrent);
       }
       if (session.has_baselines() && elements.recurrent.values.empty()) {
         elements.recurrent = cut_at_random(recurrent, "element", sparsity, 3);
@@ -296,7 +321,7 @@ BenchResult bench_grid(const GridOptions& grid, const RunOptions& options) {
         TableCell cell;
         cell.name = fmt::format("{} {}", grid.cell, hidden);
         cell.rows = rows, cell.cols = hidden, cell.batch = batch, cell.sparsity = sparsity;
-        session.add_cell(std::move(cell), grid.work, kind, grid.steps, elements, ours);
+        session.add_cell(std::move(cell), grid.work, kind, grid.steps, elements, {&dense, &sparse});
       }
     }
   }
@@ -354,36 +379,34 @@ BenchResult bench_model(const fs::path& model, const BenchOptions& bench, const 
     own.recurrent = {segment->rows(), segment->cols(), weights.read(*segment)};
     session.store(own, "matrix");
     const double density = own.recurrent.density();
-    CellWeights dense(session.backend(), "dense", nullptr, own.recurrent);
-    std::vector<std::unique_ptr<CellWeights>> made;
-    std::vector<std::pair<Entry, CellWeights*>> ours = {
-        {entry_of(session.backend(), {"dense", "", "dense"}, 1.0), &dense}};
+    CellContestants dense, sparse;
+    session.add_dense(dense, nullptr, own.recurrent);
     std::string last;
     for (Candidate candidate : session.candidates()) {
       if (candidate.layout == last) continue;  // the matrix says of which blocks it is made
       last = candidate.layout;
-      candidate.name = candidate.layout;
+      // Without the height of its blocks.
+      if (last == "bsr") candidate.name.erase(candidate.name.find(" 16x1"), 5);
       try {
-        made.push_back(
-            std::make_unique<CellWeights>(session.backend(), candidate.layout, nullptr, own.recurrent));
+        session.add(sparse, candidate, nullptr, own.recurrent);
       } catch (const Error& error) {
         if (error.kind() != ErrorKind::bad_input) throw;
         continue;  // not of that layout's pattern
       }
-      ours.emplace_back(entry_of(session.backend(), candidate, density), made.back().get());
     }
     for (const int64_t batch : session.batches()) {
       TableCell cell;
       cell.name = segment->name;
       cell.rows = segment->rows(), cell.cols = segment->cols();
       cell.batch = batch, cell.sparsity = 1 - density;
-      session.add_cell(std::move(cell), Work::product, coppice::Cell::lstm, 1, own, ours);
+      session.add_cell(std::move(cell), Work::product, coppice::Cell::lstm, 1, own, {&dense, &sparse});
     }
   }
   return session.finish();
 }
 
 int64_t remember(const BenchResult& result, LayoutCache& cache) {
+  if (result.values != "fp32") return 0;
   int64_t remembered = 0;
   for (const TableCell& cell : result.cells) {
     LayoutTimes times;

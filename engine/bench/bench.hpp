@@ -15,7 +15,10 @@ namespace coppice::bench {
 /// What both benchmarks are told.
 struct BenchOptions {
   std::vector<int64_t> batch = {1, 32};
-  std::vector<std::string> layouts;  // empty, or "all": all of the device's
+  std::vector<std::string> layouts;  // empty, or "all": all of the device's that store `values`
+  /// Of our weights: "fp32", or "bf16". Rounded, our dense takes part in float32 as well, for the best dense
+  /// may be either; so do the baselines.
+  std::string values = "fp32";
   std::string device = "auto";
   int64_t threads = 1;  // of the CPU; 0: all
   int turns = 9;
@@ -46,8 +49,9 @@ double estimated_seconds(const GridOptions& grid);
 BenchResult bench_model(const std::filesystem::path& model, const BenchOptions& bench,
                         const RunOptions& options = {});
 
-/// Puts what a model's matrices took into the cache; times that were too noisy are left out. Returns how many
-/// matrices and batches that were.
+/// Puts what a model's matrices took into the cache; times that were too noisy are left out, and those of
+/// rounded values (a choice among them is a choice of results). Returns how many matrices and batches that
+/// were.
 int64_t remember(const BenchResult& result, LayoutCache& cache);
 
 }  // namespace coppice::bench

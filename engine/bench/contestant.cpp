@@ -53,19 +53,19 @@ Turn turn_of(Backend& backend, std::shared_ptr<Arrays> arrays, Work work) {
 
 }  // namespace
 
-CellWeights::CellWeights(Backend& backend, std::string_view layout, const HostMatrix* input,
+CellWeights::CellWeights(Backend& backend, std::string_view layout, DType values, const HostMatrix* input,
                          const HostMatrix& recurrent)
     : backend_(backend) {
-  if (input != nullptr) input_ = make(layout, *input);
-  recurrent_ = make(layout, recurrent);
+  if (input != nullptr) input_ = make(layout, values, *input);
+  recurrent_ = make(layout, values, recurrent);
 }
 
-std::unique_ptr<Weight> CellWeights::make(std::string_view layout, const HostMatrix& matrix) {
+std::unique_ptr<Weight> CellWeights::make(std::string_view layout, DType values, const HostMatrix& matrix) {
   values_.emplace_back(backend_, static_cast<int64_t>(matrix.values.size() * sizeof(float)), "a matrix");
   backend_.upload(matrix.values.data(), values_.back().data(), values_.back().bytes());
   std::unique_ptr<Weight> weight =
-      backend_.make_weight(layout, values_.back().matrix<const float>(matrix.rows, matrix.cols));
-  if (weight->layout() != "dense") values_.pop_back();
+      backend_.make_weight(layout, values_.back().matrix<const float>(matrix.rows, matrix.cols), values);
+  if (weight->layout() != "dense" || values != DType::f32) values_.pop_back();
   return weight;
 }
 

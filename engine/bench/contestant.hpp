@@ -23,17 +23,17 @@ struct Contestant {
 class CellWeights {
  public:
   /// `input` is not used by a product. Throws Error(bad_input) where a matrix is not of the layout's pattern.
-  CellWeights(Backend& backend, std::string_view layout, const HostMatrix* input,
+  CellWeights(Backend& backend, std::string_view layout, DType values, const HostMatrix* input,
               const HostMatrix& recurrent);
 
   /// What a batch of streams does with them. The weights must outlive it.
   Contestant contestant(std::string name, Work work, Cell cell, int64_t batch, int64_t steps);
 
  private:
-  std::unique_ptr<Weight> make(std::string_view layout, const HostMatrix& matrix);
+  std::unique_ptr<Weight> make(std::string_view layout, DType values, const HostMatrix& matrix);
 
   Backend& backend_;
-  std::vector<Buffer> values_;  // what dense weights refer to
+  std::vector<Buffer> values_;  // what dense weights of floats refer to
   std::unique_ptr<Weight> input_, recurrent_;
 };
 

@@ -79,14 +79,17 @@ const Crossover* find(const std::vector<Crossover>& list, const std::pair<std::s
 }
 
 std::string what_was_timed(const BenchResult& result) {
+  const std::string values = result.values == "fp32" ? "" : fmt::format(", weights in {}", result.values);
   const std::string letter = result.cell == "lstm" ? "4H" : result.cell == "gru" ? "3H" : "H";
   if (result.work == "sequence") {
-    return fmt::format("inference of a whole {} layer, {} steps, both matrices sparse", result.cell,
-                       result.steps);
+    return fmt::format("inference of a whole {} layer, {} steps, both matrices sparse{}", result.cell,
+                       result.steps, values);
   }
-  if (result.work == "frame") return fmt::format("one step of a {} layer, both matrices sparse", result.cell);
-  return result.subject == "grid" ? fmt::format("the product [{0}, H] x [H, B] of a {1}", letter, result.cell)
-                                  : "the products of the model's own matrices";
+  if (result.work == "frame")
+    return fmt::format("one step of a {} layer, both matrices sparse{}", result.cell, values);
+  return result.subject == "grid"
+             ? fmt::format("the product [{0}, H] x [H, B] of a {1}{2}", letter, result.cell, values)
+             : "the products of the model's own matrices" + values;
 }
 
 std::string machine_text(const BenchResult& result) {

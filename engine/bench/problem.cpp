@@ -93,28 +93,38 @@ std::string_view family_of(std::string_view pattern) {
   return pattern.starts_with("block:") ? "blocks" : "unstructured";
 }
 
-std::vector<Candidate> candidates_of(const std::vector<std::string_view>& known,
-                                     const std::vector<std::string>& wanted) {
-  const bool all = wanted.empty() || std::find(wanted.begin(), wanted.end(), "all") != wanted.end();
+std::vector<Candidate> candidates_of(const Backend& backend, const std::vector<std::string>& wanted,
+                                     DType values) {
+  const std::vector<std::string_view> known = backend.layouts();
+  const auto is_wanted = [&](std::string_view layout) {
+    return std::find(wanted.begin(), wanted.end(), layout) != wanted.end();
+  };
   for (const std::string& layout : wanted) {
-    if (layout != "all" && std::find(known.begin(), known.end(), layout) == known.end()) {
+    if (layout == "all") continue;
+    if (std::find(known.begin(), known.end(), layout) == known.end()) {
       bad_input("no weight layout \"{}\" on this device; known: all, {}", layout, fmt::join(known, ", "));
     }
+    if (!backend.stores(layout, values)) {
+      bad_input("layout {} stores no {} values on this device", layout, to_string(values));
+    }
   }
+  const bool all = wanted.empty() || is_wanted("all");
   std::vector<Candidate> candidates;
   for (const std::string_view layout : known) {
-    if (layout == "dense" || (!all && std::find(wanted.begin(), wanted.end(), layout) == wanted.end())) {
-      continue;
-    }
+    if (layout == "dense" || !backend.stores(layout, values) || (!all && !is_wanted(layout))) continue;
     const std::string name(layout);
+    const std::string suffix = values == DType::f32 ? "" : fmt::format(" {}", to_string(values));
     if (name == "bsr") {
       for (const int height : {16, 8, 4}) {
-        candidates.push_back({name, fmt::format("block:{}x1", height), fmt::format("bsr {}x1", height)});
+        candidates.push_back(
+            {name, fmt::format("block:{}x1", height), fmt::format("bsr {}x1{}", height, suffix)});
       }
     } else {
-      candidates.push_back({name, name == "balanced" ? "64" : "element", name});
+      candidates.push_back({name, name == "balanced" ? "64" : "element", name + suffix});
     }
   }
+  if (all && candidates.empty())
+    bad_input("no sparse layout on this device stores {} values", to_string(values));
   return candidates;
 }
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/recurrence.hpp"
+#include "kernels/backend.hpp"
 
 namespace coppice::bench {
 
@@ -45,8 +45,9 @@ struct Candidate {
 /// pattern gains can't be had by a mask of another. "unstructured", "blocks", "balanced".
 std::string_view family_of(std::string_view pattern);
 
-/// The candidates of some of a backend's layouts (empty, or "all": of all but dense).
-std::vector<Candidate> candidates_of(const std::vector<std::string_view>& known,
-                                     const std::vector<std::string>& wanted);
+/// The candidates of some of a device's layouts for values of a type (empty, or "all": of all but dense that
+/// store it). Throws Error(bad_input) for a layout that is unknown or doesn't store it.
+std::vector<Candidate> candidates_of(const Backend& backend, const std::vector<std::string>& wanted,
+                                     DType values = DType::f32);
 
 }  // namespace coppice::bench

@@ -152,6 +152,7 @@ std::string bench_json(const BenchResult& result) {
                {"subject", result.subject},
                {"work", result.work},
                {"cell", result.cell},
+               {"values", result.values},
                {"steps", result.steps},
                {"machine",
                 {{"device", result.device},
@@ -187,6 +188,7 @@ BenchResult parse_bench(std::string_view text, const std::string& what) {
     BenchResult result;
     result.subject = json.at("subject"), result.work = json.at("work"), result.cell = json.at("cell");
     result.steps = json.at("steps");
+    result.values = json.value("values", "fp32");
     const nlohmann::json& machine = json.at("machine");
     result.device = machine.at("device"), result.processor = machine.at("processor");
     result.detail = machine.at("detail"), result.system = machine.at("system");

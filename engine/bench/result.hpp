@@ -46,6 +46,7 @@ struct TableCell {
 struct BenchResult {
   std::string subject;  // "grid", or a model's folder
   std::string work, cell;
+  std::string values = "fp32";  // of our weights: or "bf16"
   int64_t steps = 1;
   std::string device, processor, detail, system;
   int64_t threads = 0;

@@ -7,13 +7,14 @@
 #include "engine/c_api/guard.hpp"
 #include "engine/c_api/options.hpp"
 #include "engine/pipeline.hpp"
+#include "engine/sparse/layout_policy.hpp"
 #include "kernels/backend.hpp"
 
 using namespace coppice::c_api;
 
 struct coppice_matrix {
   std::unique_ptr<coppice::Backend> backend;
-  coppice::Buffer values;  // what a dense weight refers to
+  coppice::Buffer values;  // what a dense weight of floats refers to
   std::unique_ptr<coppice::Weight> weight;
   std::string layout;
   coppice::Buffer in, out, bias;  // on a device that is not the host's
@@ -92,6 +93,7 @@ coppice_status coppice_matrix_create(int64_t rows, int64_t cols, const float* va
     if (size != 0) required(values, "values");
     Options given(options, option_count);
     const std::string layout = given.take_or("layout", "auto");
+    const coppice::DType type = coppice::find_value_type("option values", given.take_or("values", "fp32"));
     if (!given.has("device")) given.put("device", "cpu");
     const coppice::Recipe recipe = given.recipe("");
     auto made = std::make_unique<coppice_matrix>();
@@ -100,12 +102,12 @@ coppice_status coppice_matrix_create(int64_t rows, int64_t cols, const float* va
     made->values = Buffer(*made->backend, size * kFloat, "a matrix");
     made->backend->upload(copy.data(), made->values.data(), size * kFloat);
     const auto dense = made->values.matrix<const float>(rows, cols);
-    made->weight = made->backend->make_weight(made->backend->layout_of(layout), dense);
-    if (layout == "auto" && made->weight->bytes() >= size * kFloat) {
-      made->weight = made->backend->dense_weight(dense);
+    made->weight = made->backend->make_weight(made->backend->layout_of(layout), dense, type);
+    if (layout == "auto" && made->weight->bytes() >= size * coppice::size_of(type)) {
+      made->weight = made->backend->make_weight("dense", dense, type);
     }
     made->layout = made->weight->layout();
-    if (made->layout != "dense") made->values = Buffer();
+    if (made->layout != "dense" || type != coppice::DType::f32) made->values = Buffer();
     *matrix = made.release();
   });
 }

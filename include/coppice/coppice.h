@@ -347,7 +347,8 @@ typedef struct coppice_matrix_info {
 /* From dense values, row-major, row r at values + r * stride (0: cols), which may go afterwards. What is 0 in
  * `mask` [rows * cols] (or NULL), and what is zero, is not stored. Options: "layout=csr" (any of
  * coppice_matrix_layouts; default auto: what serves the device best, where that takes less memory than
- * dense). Free with coppice_matrix_free. */
+ * dense); "values=bf16" (rounded to bfloat16, half the bytes, sums in float32 as ever; on a processor; it has
+ * no transposed product; default fp32). Free with coppice_matrix_free. */
 COPPICE_API coppice_status coppice_matrix_create(int64_t rows, int64_t cols, const float* values,
                                                  int64_t stride, const uint8_t* mask,
                                                  const char* const* options, size_t option_count,

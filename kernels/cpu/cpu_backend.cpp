@@ -64,9 +64,7 @@ template <class W>
 std::unique_ptr<Weight> make(const CpuContext& context, MatrixView<const float> values, DType type) {
   return std::make_unique<W>(context, values, type);
 }
-std::unique_ptr<Weight> make_csr(const CpuContext& context, MatrixView<const float> values, DType type) {
-  if (type != DType::f32)
-    bad_input("layout csr: it stores f32 values alone, not {}", coppice::to_string(type));
+std::unique_ptr<Weight> make_csr(const CpuContext& context, MatrixView<const float> values, DType) {
   return std::make_unique<CsrWeight>(context, values);
 }
 
@@ -75,12 +73,20 @@ struct LayoutEntry {
   std::string_view name;
   MakeWeight make;
   bool dense_bits;
+  bool rounds;  // it stores bfloat16 too
 };
 constexpr LayoutEntry kLayouts[] = {
-    {"dense", make<DenseWeight>, true},       {"csr", make_csr, false},
-    {"sell", make<SellWeight>, true},         {"bsr", make<BsrWeight>, true},
-    {"balanced", make<BalancedWeight>, true},
+    {"dense", make<DenseWeight>, true, true},       {"csr", make_csr, false, false},
+    {"sell", make<SellWeight>, true, true},         {"bsr", make<BsrWeight>, true, true},
+    {"balanced", make<BalancedWeight>, true, true},
 };
+
+const LayoutEntry* find_layout(std::string_view name) {
+  for (const LayoutEntry& entry : kLayouts) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
@@ -146,14 +152,16 @@ std::unique_ptr<Weight> CpuBackend::make_weight(std::string_view layout, MatrixV
     bad_input("a weight's values lie on {}, the backend is {}", coppice::to_string(values.device),
               coppice::to_string(device()));
   }
-  if (type != DType::f32 && type != DType::bf16) {
-    bad_input("a weight of {} values; expected f32 or bf16", coppice::to_string(type));
+  const LayoutEntry* entry = find_layout(layout);
+  if (entry == nullptr) {
+    bad_input("no weight layout \"{}\" on {}; known: {}", layout, coppice::to_string(device()),
+              fmt::join(layouts(), ", "));
   }
-  for (const LayoutEntry& entry : kLayouts) {
-    if (entry.name == layout) return entry.make(context_, values, type);
+  if (!stores(layout, type)) {
+    bad_input("layout {}: it stores {} values, not {}", layout, entry->rounds ? "f32 and bf16" : "f32",
+              coppice::to_string(type));
   }
-  bad_input("no weight layout \"{}\" on {}; known: {}", layout, coppice::to_string(device()),
-            fmt::join(layouts(), ", "));
+  return entry->make(context_, values, type);
 }
 
 std::vector<std::string_view> CpuBackend::layouts() const {
@@ -163,8 +171,13 @@ std::vector<std::string_view> CpuBackend::layouts() const {
 }
 
 bool CpuBackend::gives_dense_bits(std::string_view layout) const {
-  return std::any_of(std::begin(kLayouts), std::end(kLayouts),
-                     [&](const LayoutEntry& entry) { return entry.name == layout && entry.dense_bits; });
+  const LayoutEntry* entry = find_layout(layout);
+  return entry != nullptr && entry->dense_bits;
+}
+
+bool CpuBackend::stores(std::string_view layout, DType type) const {
+  const LayoutEntry* entry = find_layout(layout);
+  return entry != nullptr && (type == DType::f32 || (type == DType::bf16 && entry->rounds));
 }
 
 }  // namespace coppice::cpu

@@ -33,6 +33,7 @@ class CpuBackend final : public Backend {
   std::vector<std::string_view> layouts() const override;
   std::string_view sparse_layout() const override { return "sell"; }
   bool gives_dense_bits(std::string_view layout) const override;
+  bool stores(std::string_view layout, DType type) const override;
 
   const CpuContext& context() const { return context_; }
 

@@ -77,6 +77,8 @@ TEST_F(Bench, SaysWhatIsWrongAndLeavesNothing) {
   EXPECT_THAT(fails({"bench", "--cell", "lstm", "--sparsity", "1.5", "-o", "out"}), HasSubstr("1.5"));
   EXPECT_THAT(fails({"bench", "--cell", "lstm", "--hidden", "0", "-o", "out"}), HasSubstr("width"));
   EXPECT_THAT(fails({"bench", "--cell", "lstm", "--layout", "origami", "--quiet"}), HasSubstr("balanced"));
+  EXPECT_THAT(fails({"bench", "--cell", "lstm", "--layout", "csr", "--values", "bf16", "--quiet"}),
+              HasSubstr("csr"));
   EXPECT_THAT(fails({"bench", "--hidden", "8"}), HasSubstr("--cell"));
   EXPECT_THAT(fails({"bench", "--cell", "lstm", "--baselines", "missing.json", "--quiet"}),
               HasSubstr("missing.json"));
@@ -105,6 +107,9 @@ TEST_F(Bench, AModelsOwnMatricesAreRemembered) {
   works({"bench", "run/dense", "--batch", "1", "--turns", "1", "--baselines", "none", "--no-cache", "-o",
          "out"});
   EXPECT_THAT(read_text(folder / "out/bench.html"), HasSubstr("rnn.weight_ih_l0"));
+  EXPECT_THAT(works({"bench", "run", "--batch", "1", "--turns", "1", "--values", "bf16", "--device", "cpu",
+                     "--baselines", "none"}),
+              AllOf(HasSubstr("weights in bf16"), HasSubstr("Not remembered")));
 }
 
 /// Every matrix of the small model, at every density, faster in `layout`.

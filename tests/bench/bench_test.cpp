@@ -193,22 +193,29 @@ TEST(Masks, HaveTheirPattern) {
 }
 
 TEST(Candidates, AreTheDevicesLayoutsInTheirPatterns) {
-  const std::vector<std::string_view> known = {"dense", "csr", "sell", "bsr", "balanced"};
-  std::vector<std::string> names;
-  for (const Candidate& candidate : candidates_of(known, {"all"})) names.push_back(candidate.name);
-  EXPECT_THAT(names, ElementsAre("csr", "sell", "bsr 16x1", "bsr 8x1", "bsr 4x1", "balanced"));
-  EXPECT_EQ(candidates_of(known, {"sell"}).size(), 1u);
-  EXPECT_THROW(candidates_of(known, {"origami"}), Error);
+  const auto backend = open_backend("cpu");
+  const auto names = [&](const std::vector<std::string>& wanted, DType values) {
+    std::vector<std::string> list;
+    for (const Candidate& candidate : candidates_of(*backend, wanted, values)) list.push_back(candidate.name);
+    return list;
+  };
+  EXPECT_THAT(names({"all"}, DType::f32),
+              ElementsAre("csr", "sell", "bsr 16x1", "bsr 8x1", "bsr 4x1", "balanced"));
+  EXPECT_THAT(names({}, DType::bf16),
+              ElementsAre("sell bf16", "bsr 16x1 bf16", "bsr 8x1 bf16", "bsr 4x1 bf16", "balanced bf16"));
+  EXPECT_THAT(names({"sell"}, DType::f32), ElementsAre("sell"));
+  EXPECT_THROW(names({"origami"}, DType::f32), Error);
+  EXPECT_THROW(names({"csr"}, DType::bf16), Error);
 }
 
 TEST(Contestants, DoTheWorkOfEveryCellInEveryLayout) {
   const auto backend = open_backend("cpu", {.threads = 2});
   for (const coppice::Cell cell : {coppice::Cell::rnn_tanh, coppice::Cell::lstm, coppice::Cell::gru}) {
     const int64_t rows = gate_count(cell) * 16;
-    for (const Candidate& candidate : candidates_of(backend->layouts(), {})) {
+    for (const Candidate& candidate : candidates_of(*backend, {})) {
       const HostMatrix input = cut_at_random(random_matrix(rows, 16, 1), candidate.pattern, 0.5, 2);
       const HostMatrix recurrent = cut_at_random(random_matrix(rows, 16, 3), candidate.pattern, 0.5, 4);
-      CellWeights weights(*backend, candidate.layout, &input, recurrent);
+      CellWeights weights(*backend, candidate.layout, DType::f32, &input, recurrent);
       for (const Work work : {Work::product, Work::sequence, Work::frame}) {
         for (const int64_t batch : {1, 3}) {
           const Contestant contestant = weights.contestant("x", work, cell, batch, 2);
@@ -301,6 +308,8 @@ TEST(Remember, LeavesOutWhatWasTooNoisy) {
   EXPECT_EQ(times.on, (MeasuredOn{"A <Processor>", "avx2", 1, "0.1.0"}));
   EXPECT_EQ(times.seconds.size(), 4u);  // ours alone
   EXPECT_TRUE(times.seconds.contains("dense"));
+  result.values = "bf16";
+  EXPECT_EQ(remember(result, cache), 0);
 }
 
 // --- other libraries, played by a shell
@@ -367,14 +376,16 @@ TEST_F(Baselines, ProbesAreComputedInDoublePrecision) {
 
 TEST_F(Baselines, AManifestSaysHowTheyAreStarted) {
   const std::string file = scratch_.put("baselines.json", R"({"baselines": [
-    {"name": "a", "kind": "sparse", "works": ["product"], "command": ["x", "y"]},
+    {"name": "a", "kind": "sparse", "values": "bf16", "works": ["product"], "command": ["x", "y"]},
     {"name": "b", "kind": "dense", "works": [], "command": ["z"], "unset": ["COPPICE_NOT_SET"]},
     {"name": "c", "kind": "dense", "works": [], "command": ["z"], "unset": ["PATH"]}]})");
   const std::vector<Baseline> list = read_baselines(file);
   ASSERT_EQ(list.size(), 2u);
   EXPECT_TRUE(list[0].sparse);
   EXPECT_THAT(list[0].command, ElementsAre("x", "y"));
+  EXPECT_EQ(list[0].values, DType::bf16);
   EXPECT_EQ(list[1].name, "c");
+  EXPECT_EQ(list[1].values, DType::f32);
   EXPECT_THROW(read_baselines(scratch_.put("wrong.json", "{\"baselines\": [{}]}")), Error);
 }
 
@@ -398,7 +409,21 @@ TEST(Grid, MeasuresEveryCell) {
     }
     EXPECT_EQ(result.cells[0].batch, 1);
   }
+  grid.values = "bf16";
+  const BenchResult rounded = bench_grid(grid);
+  EXPECT_EQ(rounded.values, "bf16");
+  for (const TableCell& cell : rounded.cells) {
+    std::vector<std::string> names;
+    for (const Entry& entry : cell.entries) names.push_back(entry.name);
+    EXPECT_THAT(names, ElementsAre("dense", "dense bf16", "sell bf16", "bsr 16x1 bf16", "bsr 8x1 bf16",
+                                   "bsr 4x1 bf16", "balanced bf16"));
+    EXPECT_LT(cell.entries[1].bytes, cell.entries[0].bytes);
+  }
+  EXPECT_THAT(bench_table(rounded), HasSubstr("weights in bf16"));
   EXPECT_GT(estimated_seconds(grid), 0);
+  grid.values = "fp16";
+  EXPECT_THROW(bench_grid(grid), Error);
+  grid.values = "fp32";
   grid.hidden = {0};
   EXPECT_THROW(bench_grid(grid), Error);
   grid.hidden = {8};

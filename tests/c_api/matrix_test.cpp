@@ -86,6 +86,29 @@ TEST(Matrix, TheLayoutIsChosenByWhatItTakes) {
   EXPECT_LT(sparse.info().bytes, 64 * 64 * 4 / 4);
 }
 
+TEST(Matrix, ValuesMayBeRounded) {
+  // 1 + 1/256 lies halfway between two neighbours, of which 1 is the even one.
+  std::vector<float> values(64 * 64, 1.0f + 1.0f / 256);
+  const std::vector<float> x(64, 1.0f);
+  std::vector<float> y(64), dx(64);
+  coppice_api::Matrix full(64, 64, values, {}, {"values=bf16"});
+  EXPECT_STREQ(full.info().layout, "dense");
+  full.multiply(1, x, y);
+  EXPECT_EQ(y[0], 64.0f);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i % 4 != 0) values[i] = 0.0f;
+  }
+  coppice_api::Matrix sparse(64, 64, values, {}, {"values=bf16"}), exact(64, 64, values);
+  EXPECT_STREQ(sparse.info().layout, "sell");
+  EXPECT_LT(sparse.info().bytes, exact.info().bytes);
+  sparse.multiply(1, x, y);
+  EXPECT_EQ(y[63], 16.0f);
+  exact.multiply(1, x, y);
+  EXPECT_EQ(y[63], 16.0f + 16.0f / 256);
+  EXPECT_THROW(sparse.multiply_transposed(1, y, dx), coppice_api::Error);
+  EXPECT_THROW(coppice_api::Matrix(64, 64, values, {}, {"values=bf16", "layout=csr"}), coppice_api::Error);
+}
+
 TEST(Matrix, RowsMayLieApart) {
   const float values[] = {1, 2, 99, 3, 4, 99};
   coppice_matrix* matrix = nullptr;
@@ -122,6 +145,7 @@ TEST(Matrix, WrongArgumentsSayWhich) {
   fails(2, 2, values, 1, nullptr, "stride of 1");
   fails(2, 2, values, 0, "layout=nonsense", "csr");
   fails(2, 2, values, 0, "device=tpu", "tpu");
+  fails(2, 2, values, 0, "values=int4", "expected fp32 or bf16");
   EXPECT_EQ(coppice_matrix_create(2, 2, values, 0, nullptr, nullptr, 0, nullptr), COPPICE_BAD_INPUT);
   EXPECT_THROW(coppice_api::Matrix(3, 3, std::vector<float>(4)), coppice_api::Error);
 }

@@ -381,9 +381,15 @@ TEST_P(CpuSparseTest, Bfloat16ValuesTakeHalfTheBytesAndAreForInference) {
       expect_error(ErrorKind::bad_input, "a weight of bf16 values is for inference alone", refused);
     }
   }
-  expect_error(ErrorKind::bad_input, "layout csr: it stores f32 values alone, not bf16",
+  for (const std::string_view layout : backend().layouts()) {
+    EXPECT_TRUE(backend().stores(layout, DType::f32));
+    EXPECT_EQ(backend().stores(layout, DType::bf16), layout != "csr");
+    EXPECT_FALSE(backend().stores(layout, DType::f16));
+  }
+  EXPECT_FALSE(backend().stores("origami", DType::f32));
+  expect_error(ErrorKind::bad_input, "layout csr: it stores f32 values, not bf16",
                [&] { backend().make_weight("csr", w, DType::bf16); });
-  expect_error(ErrorKind::bad_input, "a weight of f16 values; expected f32 or bf16",
+  expect_error(ErrorKind::bad_input, "layout sell: it stores f32 and bf16 values, not f16",
                [&] { backend().make_weight("sell", w, DType::f16); });
 }
 

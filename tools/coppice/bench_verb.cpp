@@ -34,6 +34,7 @@ void write_folder(const std::string& output, Existing existing, const bench::Ben
 
 /// What was measured joins what is there already.
 std::string remember(const bench::BenchResult& result) {
+  if (result.values != "fp32") return "Not remembered: layout auto goes by times of fp32 values.\n";
   const fs::path file = layout_cache_file();
   LayoutCache cache = LayoutCache::read(file);
   const int64_t count = bench::remember(result, cache);
@@ -99,6 +100,11 @@ void add_bench(CLI::App& program) {
   verb.add_option("--layout", options->grid.layouts, "all, or some of the device's")
       ->delimiter(',')
       ->type_name("NAME,...");
+  verb.add_option("--values", options->grid.values,
+                  "fp32, or bf16: weights rounded, against dense ones that are rounded too, and not")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->type_name("TYPE")
+      ->capture_default_str();
   verb.add_option("--turns", options->grid.turns, "Samples of each contestant")
       ->check(CLI::Range(1, 10'000))
       ->type_name("N")
