@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "engine/bench/idle.hpp"
 #include "engine/files/input_file.hpp"
 #include "engine/files/strict_json.hpp"
 #include "engine/sparse/layout_policy.hpp"
@@ -92,6 +93,7 @@ bool RunningBaseline::prepare(const BaselineProblem& problem, std::string& why) 
                                 {"input", problem.input.string()}}}};
   try {
     const nlohmann::json answer = nlohmann::json::parse(process_->ask(ask.dump(), kPatience));
+    process_->wait_until_idle(kLongestSpin);
     if (answer.contains("absent")) {
       why = answer.at("absent");
       return false;
@@ -122,6 +124,7 @@ Turn RunningBaseline::turn() {
       const nlohmann::json ask = {
           {"turn", repeats}, {"warm_up_calls", kWarmUpCalls}, {"warm_up_seconds", kWarmUpSeconds}};
       const nlohmann::json answer = nlohmann::json::parse(process_->ask(ask.dump(), kPatience));
+      process_->wait_until_idle(kLongestSpin);
       return Sample{answer.at("seconds"), answer.at("polluted")};
     } catch (const std::exception& error) {
       broken_ = error.what();

@@ -23,7 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr int64_t kMostElements = int64_t{1} << 30;  // of one matrix
-constexpr double kPause = 0.01;                      // seconds: workers spin on about as long
 
 std::string utc_now() {
   const std::time_t time = std::time(nullptr);
@@ -237,8 +236,7 @@ void Bench::add_cell(TableCell cell, Work work, coppice::Cell kind, int64_t step
     operations.push_back(dense_operations * entry.density);
     result_.versions.emplace(entry.name, entry.version);
   }
-  const TurnOptions turn_options{.turns = options_.turns,
-                                 .pause_seconds = backend_->info().threads > 1 ? kPause : 0.0};
+  const TurnOptions turn_options{.turns = options_.turns, .waits_for_workers = backend_->info().threads > 1};
   Ceilings ceilings;
   const std::vector<Timing> timings =
       take_turns(turns, bytes, *yardstick_, turn_options, ceilings, run_.stop);

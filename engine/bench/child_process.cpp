@@ -14,6 +14,7 @@
 #include <cstring>
 #include <thread>
 
+#include "engine/bench/idle.hpp"
 #include "kernels/error.hpp"
 
 extern char** environ;
@@ -87,6 +88,10 @@ ChildProcess::~ChildProcess() {
   }
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
+}
+
+void ChildProcess::wait_until_idle(double seconds) const {
+  bench::wait_until_idle(pid_, seconds);
 }
 
 std::string ChildProcess::ask(const std::string& line, double seconds) {

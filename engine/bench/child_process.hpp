@@ -20,6 +20,8 @@ class ChildProcess {
   /// Sends a line and waits for the one that answers it. Throws Error(failure) where none comes: the process
   /// has ended, or `seconds` have passed.
   std::string ask(const std::string& line, double seconds);
+  /// Returns when none of its threads runs any more (wait_until_idle), or after `seconds`.
+  void wait_until_idle(double seconds) const;
 
  private:
   std::string program_;

@@ -1,10 +1,11 @@
 #include "engine/bench/turns.hpp"
 
-#include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <thread>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "engine/bench/idle.hpp"
 #include "kernels/error.hpp"
 
 namespace coppice::bench {
@@ -60,9 +61,7 @@ std::vector<Timing> take_turns(const std::vector<Turn>& contestants, const std::
                                const StopToken* stop) {
   const size_t count = contestants.size();
   const auto pause = [&] {
-    if (options.pause_seconds > 0) {
-      std::this_thread::sleep_for(std::chrono::duration<double>(options.pause_seconds));
-    }
+    if (options.waits_for_workers) wait_until_idle(getpid(), kLongestSpin);
   };
   std::vector<int64_t> repeats(count, 1);
   for (size_t i = 0; i < count; ++i) {

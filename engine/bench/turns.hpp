@@ -37,9 +37,9 @@ struct Ceilings {
 };
 
 struct TurnOptions {
-  int turns = 9;                  // at least; three times as many where too many are polluted
-  double sample_seconds = 0.003;  // a sample repeats its work until it takes about as long
-  double pause_seconds = 0.0;     // before each sample: workers of the one before spin on
+  int turns = 9;                   // at least; three times as many where too many are polluted
+  double sample_seconds = 0.003;   // a sample repeats its work until it takes about as long
+  bool waits_for_workers = false;  // before each sample, until those of the one before sleep
 };
 
 /// Interleaved turns: in each of them every contestant runs once, between two readings of the yardstick. A

@@ -4,13 +4,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 
 #include "engine/bench/baselines.hpp"
 #include "engine/bench/contestant.hpp"
+#include "engine/bench/idle.hpp"
 #include "engine/bench/pages.hpp"
 #include "kernels/error.hpp"
 #include "tests/files/scratch.hpp"
@@ -364,6 +367,21 @@ TEST_F(Baselines, ThatCannotOrAreWrongSayWhy) {
   RunningBaseline missing(none, 1);
   EXPECT_FALSE(missing.prepare(problem_, why_));
   EXPECT_THAT(why_, HasSubstr("/nonexistent/program"));
+}
+
+TEST_F(Baselines, AreLeftWhenNoneOfTheirThreadsRunsAnyMore) {
+  const std::string done = scratch_.path("done");
+  const std::string script = scratch_.put("spins.sh",
+                                          "read line; echo answer; i=0\n"
+                                          "while [ $i -lt 200000 ]; do i=$((i+1)); done\n"
+                                          ": > '" +
+                                              done + "'; read line\n");
+  ChildProcess child({"sh", script}, {}, {});
+  EXPECT_EQ(child.ask("go", 60), "answer");
+  child.wait_until_idle(60);
+  EXPECT_TRUE(std::filesystem::exists(done));
+  wait_until_idle(getpid(), 60);
+  wait_until_idle(0, 60);  // none has this number
 }
 
 TEST_F(Baselines, ProbesAreComputedInDoublePrecision) {
