@@ -51,6 +51,10 @@ coppice_status coppice_evaluate(const char* model, const char* data, const char*
     coppice::EvaluateOptions evaluate;
     evaluate.data = required(data, "data");
     evaluate.sparse = given.take_flag("sparse");
+    evaluate.layout = given.take_or("layout", "auto");
+    evaluate.values = given.take_or("values", "fp32");
+    if (!evaluate.sparse && (evaluate.layout != "auto" || evaluate.values != "fp32"))
+      coppice::bad_input("option {} without sparse=true", evaluate.layout != "auto" ? "layout" : "values");
     evaluate.batch_size = given.take_number("batch_size", 0);
     evaluate.steps = given.take_number("steps", 0);
     const coppice::Recipe recipe = given.recipe("");

@@ -114,7 +114,8 @@ typedef struct coppice_metrics {
 } coppice_metrics;
 
 /* Measures a model's folder on a file of text, .npz or .ts (`coppice eval`). Options: "sparse=true" (run its
- * matrices in the layout that serves the device best), "batch_size=B", "steps=T". */
+ * matrices in the layout that serves the device best), and with it "layout=csr" (or another) and "values=bf16"
+ * (as for a session); "batch_size=B", "steps=T". */
 COPPICE_API coppice_status coppice_evaluate(const char* model, const char* data, const char* const* options,
                                             size_t option_count, const coppice_control* control,
                                             coppice_metrics* metrics);

@@ -78,6 +78,12 @@ TEST_F(CInterface, RunsPrunesAndSteps) {
             144u);
   const coppice_metrics plain = coppice_api::evaluate(at("run/retrained"), at("text.txt"));
   const coppice_metrics sparse = coppice_api::evaluate(at("run/sparse"), at("text.txt"), {"sparse=true"});
+  const coppice_metrics halved =
+      coppice_api::evaluate(at("run/sparse"), at("text.txt"), {"sparse=true", "layout=sell", "values=bf16"});
+  EXPECT_LT(halved.weight_bytes, sparse.weight_bytes);
+  EXPECT_NE(halved.loss, sparse.loss);
+  EXPECT_NEAR(halved.loss, sparse.loss, 0.01);
+  EXPECT_THROW(coppice_api::evaluate(at("run/sparse"), at("text.txt"), {"values=bf16"}), coppice_api::Error);
   EXPECT_NEAR(plain.loss, sparse.loss, 1e-4);
   EXPECT_EQ(plain.targets, sparse.targets);
   EXPECT_GT(sparse.weight_bytes, 0u);

@@ -200,6 +200,16 @@ TEST_F(Program, VerbsGoFileToFile) {
   EXPECT_THAT(
       fails({"eval", "retrained", "--data", "text.txt", "--sparse", "--layout", "bsr", "--device", "cpu"}),
       HasSubstr("not made of blocks"));
+  const Json rounded = Json::parse(works({"eval", "retrained", "--data", "text.txt", "--sparse", "--layout",
+                                          "sell", "--values", "bf16", "--device", "cpu", "--json"}));
+  EXPECT_NE(rounded["loss"], sliced["loss"]);
+  EXPECT_NEAR(rounded["loss"].get<double>(), sliced["loss"].get<double>(), 0.01);
+  EXPECT_LT(rounded["weight_bytes"], sliced["weight_bytes"]);
+  EXPECT_THAT(fails({"eval", "retrained", "--data", "text.txt", "--values", "bf16"}), HasSubstr("--sparse"));
+  EXPECT_THAT(fails({"eval", "retrained", "--data", "text.txt", "--sparse", "--layout", "csr", "--values",
+                     "bf16", "--device", "cpu"}),
+              HasSubstr("layout csr"));
+  works({"sample", "retrained", "--length", "20", "--sparse", "--values", "bf16", "--device", "cpu"});
   EXPECT_THAT(works({"eval", "model", "--data", "text.txt"}), HasSubstr("perplexity"));
 
   const std::string text = works({"sample", "retrained", "--prompt", "the fox", "--length", "20"});

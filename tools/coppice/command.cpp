@@ -81,6 +81,22 @@ void Command::add_set(CLI::App& verb) {
       ->type_name("KEY=VALUE");
 }
 
+void Command::add_sparse(CLI::App& verb) {
+  verb.add_flag("--sparse", sparse, "Run the matrices in a sparse layout");
+  verb.add_option("--layout", layout,
+                  "Which: auto, sell, bsr, balanced, csr (on a GPU csr, cusparse); with --sparse")
+      ->needs("--sparse")
+      ->type_name("NAME")
+      ->capture_default_str();
+  verb.add_option("--values", values,
+                  "fp32, or bf16: the matrices rounded, half the bytes (a processor's dense, sell, bsr, "
+                  "balanced); with --sparse")
+      ->needs("--sparse")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->type_name("TYPE")
+      ->capture_default_str();
+}
+
 void Command::add_manners(CLI::App& verb) {
   verb.add_flag("--quiet", quiet, "No progress on standard error");
   verb.add_flag("--json", json, "The result as JSON on standard output, and nothing else there");

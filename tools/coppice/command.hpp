@@ -23,11 +23,14 @@ struct Command {
   int64_t seed = -1;     // -1: as the recipe says, or 1
   std::vector<std::string> set;
   std::string output;
+  bool sparse = false;
+  std::string layout = "auto", values = "fp32";  // of a sparse run
 
   CLI::Option* add_output(CLI::App& verb, const std::string& what);  // -o, --force
   void add_device(CLI::App& verb);                                   // --device, --threads
   void add_seed(CLI::App& verb);
   void add_set(CLI::App& verb);
+  void add_sparse(CLI::App& verb);   // --sparse, --layout, --values
   void add_manners(CLI::App& verb);  // --quiet, --json
 
   /// The recipe with --set and the options above on top of it.

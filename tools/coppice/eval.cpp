@@ -20,19 +20,7 @@ void add_eval(CLI::App& program) {
   verb.add_option("--data", options->evaluate.data, "Text, .npz or .ts, as the model was trained on")
       ->required()
       ->type_name("FILE");
-  verb.add_flag("--sparse", options->evaluate.sparse, "Run the matrices in a sparse layout");
-  verb.add_option("--layout", options->evaluate.layout,
-                  "Which: auto, sell, bsr, balanced, csr (on a GPU csr, cusparse); with --sparse")
-      ->needs("--sparse")
-      ->type_name("NAME")
-      ->capture_default_str();
-  verb.add_option("--values", options->evaluate.values,
-                  "fp32, or bf16: the matrices rounded, half the bytes (a processor's dense, sell, bsr, "
-                  "balanced); with --sparse")
-      ->needs("--sparse")
-      ->check(CLI::IsMember({"fp32", "bf16"}))
-      ->type_name("TYPE")
-      ->capture_default_str();
+  options->add_sparse(verb);
   verb.add_option("--batch-size", options->evaluate.batch_size, "0: as the model was trained")
       ->check(CLI::NonNegativeNumber)
       ->type_name("B");
@@ -44,6 +32,9 @@ void add_eval(CLI::App& program) {
   verb.callback([options] {
     options->evaluate.device = options->device_or_auto();
     options->evaluate.threads = options->threads_or_all();
+    options->evaluate.sparse = options->sparse;
+    options->evaluate.layout = options->layout;
+    options->evaluate.values = options->values;
     const EvaluateReport result = evaluate_model(options->model, options->evaluate, options->sparse_work());
     RunReport report;  // for its words
     report.metric = result.metric;

@@ -33,8 +33,6 @@ void add_sample(CLI::App& program) {
     std::string prompt;
     int64_t length = 200;
     double temperature = 0.8;
-    bool sparse = false;
-    std::string layout = "auto";
   };
   auto options = std::make_shared<Options>();
   CLI::App& verb = *program.add_subcommand("sample", "Let a language model write");
@@ -49,12 +47,7 @@ void add_sample(CLI::App& program) {
       ->check(CLI::Range(0.0, 100.0))
       ->type_name("T")
       ->capture_default_str();
-  verb.add_flag("--sparse", options->sparse, "Run the matrices in a sparse layout");
-  verb.add_option("--layout", options->layout,
-                  "Which: auto, sell, bsr, balanced, csr (on a GPU csr, cusparse); with --sparse")
-      ->needs("--sparse")
-      ->type_name("NAME")
-      ->capture_default_str();
+  options->add_sparse(verb);
   options->add_device(verb);
   options->add_seed(verb);
   options->add_manners(verb);
@@ -69,7 +62,10 @@ void add_sample(CLI::App& program) {
         open_backend(options->device_or_auto(), {static_cast<int>(options->threads_or_all())});
     SessionOptions session_options;
     const RunOptions work = options->sparse_work();
-    if (options->sparse) session_options.layout = options->layout;
+    if (options->sparse) {
+      session_options.layout = options->layout;
+      session_options.values = find_value_type("values", options->values);
+    }
     session_options.measured = work.measured;
     Session session(*backend, options->model, session_options);
 
