@@ -145,7 +145,8 @@ void DenseWeight::pack_rounded() {
     const int64_t columns = std::min(step, out() - column);
     kernels_.pack_transposed(values_.row(column), values_.stride, in(), columns, 0,
                              kernels_.panel_count(columns), packed);
-    to = std::transform(packed, packed + size(columns), to, float_to_bfloat16);
+    to = std::transform(packed, packed + size(columns), to,
+                        [](float value) { return float_to_bfloat16(value); });
   }
   values_.data = nullptr;
 }
