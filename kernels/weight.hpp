@@ -27,6 +27,8 @@ class Weight {
   /// of the rounded values, in float32 as ever, for inference alone: it has no transposed product and no
   /// gradient (Error(bad_input)).
   DType value_type() const { return value_type_; }
+  /// It reads the values that it was made from, which must outlive it; every other owns what it multiplies.
+  bool refers_to_values() const { return layout() == "dense" && value_type_ == DType::f32; }
 
   /// "dense", "csr", …: the name under which `Backend::make_weight` finds it.
   virtual std::string_view layout() const = 0;

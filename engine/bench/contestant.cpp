@@ -65,7 +65,7 @@ std::unique_ptr<Weight> CellWeights::make(std::string_view layout, DType values,
   backend_.upload(matrix.values.data(), values_.back().data(), values_.back().bytes());
   std::unique_ptr<Weight> weight =
       backend_.make_weight(layout, values_.back().matrix<const float>(matrix.rows, matrix.cols), values);
-  if (weight->layout() != "dense" || values != DType::f32) values_.pop_back();
+  if (!weight->refers_to_values()) values_.pop_back();
   return weight;
 }
 

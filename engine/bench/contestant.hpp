@@ -33,7 +33,7 @@ class CellWeights {
   std::unique_ptr<Weight> make(std::string_view layout, DType values, const HostMatrix& matrix);
 
   Backend& backend_;
-  std::vector<Buffer> values_;  // what dense weights of floats refer to
+  std::vector<Buffer> values_;  // of weights that refer to theirs
   std::unique_ptr<Weight> input_, recurrent_;
 };
 

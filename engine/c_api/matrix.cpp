@@ -14,7 +14,7 @@ using namespace coppice::c_api;
 
 struct coppice_matrix {
   std::unique_ptr<coppice::Backend> backend;
-  coppice::Buffer values;  // what a dense weight of floats refers to
+  coppice::Buffer values;  // what a weight that refers to its values needs
   std::unique_ptr<coppice::Weight> weight;
   std::string layout;
   coppice::Buffer in, out, bias;  // on a device that is not the host's
@@ -107,7 +107,7 @@ coppice_status coppice_matrix_create(int64_t rows, int64_t cols, const float* va
       made->weight = made->backend->make_weight("dense", dense, type);
     }
     made->layout = made->weight->layout();
-    if (made->layout != "dense" || type != coppice::DType::f32) made->values = Buffer();
+    if (!made->weight->refers_to_values()) made->values = Buffer();
     *matrix = made.release();
   });
 }

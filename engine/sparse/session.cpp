@@ -26,7 +26,7 @@ Buffer upload(Backend& backend, std::span<const float> values, std::string_view 
 
 struct Session::Matrix {
   std::string name;
-  Buffer values;  // what a dense weight of floats refers to; all others own their values
+  Buffer values;  // what a weight that refers to its values needs
   std::unique_ptr<Weight> weight;
 };
 
@@ -78,8 +78,7 @@ Session::Matrix Session::make_matrix(const Segment& segment, std::span<const flo
   matrix.values = upload(*backend_, values, segment.name);
   matrix.weight = make_weight(*backend_, policy, segment.name,
                               matrix.values.matrix<const float>(segment.rows(), segment.cols()));
-  const bool refers = matrix.weight->layout() == "dense" && matrix.weight->value_type() == DType::f32;
-  if (!refers) matrix.values = Buffer();
+  if (!matrix.weight->refers_to_values()) matrix.values = Buffer();
   return matrix;
 }
 
